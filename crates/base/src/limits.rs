@@ -1,0 +1,24 @@
+//! The named bounds on memory, queues and retries (promise P7). None grows with the size of a database.
+
+use crate::size::ByteSize;
+
+/// Raw bytes of one chunk of a file: what is compressed, sealed and hashed as a unit.
+pub const CHUNK_BYTES_MAX: u64 = ByteSize::mib(1).0;
+/// A pack is closed once its body has reached this size.
+pub const PACK_BYTES_TARGET: u64 = ByteSize::mib(32).0;
+/// Packs that may be uploading at once, over all places.
+pub const PACKS_IN_FLIGHT: usize = 2;
+/// Raw bytes of one manifest block.
+pub const MANIFEST_BLOCK_BYTES_TARGET: usize = 256 << 10;
+/// The largest raw size that any frame may claim.
+pub const FRAME_RAW_BYTES_MAX: u64 = ByteSize::mib(64).0;
+/// The largest header of a sealed object, and the largest signed document.
+pub const HEADER_BYTES_MAX: usize = 1 << 20;
+/// The largest head of a backup.
+pub const HEAD_BYTES_MAX: u64 = ByteSize::mib(16).0;
+/// WAL segments larger than this are stored in parts of this size.
+pub const WAL_PART_BYTES: u64 = ByteSize::mib(64).0;
+/// Names that one directory listing may hold in memory, in bytes.
+pub const DIRECTORY_BYTES_MAX: u64 = ByteSize::mib(192).0;
+/// Requests that a listing or fact-gathering command has in flight.
+pub const REQUESTS_IN_FLIGHT: usize = 32;
