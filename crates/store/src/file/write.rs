@@ -1,0 +1,272 @@
+//! Writes a file so that its name means complete and durable.
+//!
+//! Order: parent directories, each synced into its own parent; the body into a file without a name (or with a name
+//! that no listing shows, where the file system can't do that); fsync of the body; link into place, which fails on an
+//! existing name; fsync of the directory. An fsync that fails is never repeated on the same bytes: the kernel may have
+//! dropped them (see the fault M14 in the tests).
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Mutex;
+
+use pgkeep_base::{Error, Result, ResultExt};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{io_error, missing_root};
+use crate::config::StoreConfig;
+use crate::{Created, ObjectName, Payload};
+
+/// Unfinished files begin with this; `#` is in no object name.
+pub(super) const UNFINISHED: &str = "#unfinished-";
+/// How many directories are remembered as synced before starting over.
+const DIRECTORIES_KNOWN_MAX: usize = 4096;
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o750);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Directories whose entries this process has seen durable, by their path below the root.
+///
+/// A directory that merely exists may have been made by a process that died before syncing it.
+#[derive(Debug, Default)]
+pub(super) struct Directories(Mutex<HashSet<String>>);
+
+impl Directories {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn is_durable(&self, path: &str) -> bool {
+        path.is_empty() || self.known().contains(path)
+    }
+
+    fn remember(&self, path: &str) {
+        let mut known = self.known();
+        if known.len() >= DIRECTORIES_KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(path.to_owned());
+    }
+
+    fn forget(&self) {
+        self.known().clear();
+    }
+}
+
+/// Makes `name` with this body, unless it exists.
+pub(super) fn create(root: &Path, directories: &Directories, name: &ObjectName, body: &Payload) -> Result<Created> {
+    let directory = open_directory(root, directories, name.directory())?;
+    let staged = Staged::write(&directory, body)?;
+    let created = staged.publish(name.file_name())?;
+    if created == Created::AlreadyThere {
+        sync_existing(&directory, name.file_name())?;
+    }
+    // Both for our own entry and for one that somebody else may not have synced yet.
+    sync(&directory).during(|| "make the new name durable; it may or may not be: running again is safe")?;
+    Ok(created)
+}
+
+/// Makes the root directory of a `file:` store, and its parents, durably. Nothing to do for other stores.
+///
+/// # Errors
+/// `Denied` or `Io` when the directory can't be made; `Invalid` for a URL that is no store's.
+pub async fn create_root(config: &StoreConfig) -> Result<()> {
+    let Some(path) = config.url.strip_prefix("file://") else {
+        return Ok(());
+    };
+    let root = super::root_path(&config.url, path)?;
+    let what = format!("make the directory {}", root.display());
+    let made = tokio::task::spawn_blocking(move || make_durably(&root)).await;
+    made.map_err(|error| Error::internal("a disk task failed").source(error))
+        .and_then(|result| result)
+        .during(|| what)
+}
+
+fn make_durably(path: &Path) -> Result<()> {
+    match rustix::fs::mkdir(path, DIRECTORY_MODE) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(Errno::NOENT) => {
+            let parent = path.parent().expect("`/` exists, so a path that doesn't has a parent");
+            make_durably(parent)?;
+            return make_durably(path);
+        }
+        Err(error) => return Err(errno(error)),
+    }
+    let directory = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(errno)?;
+    sync(&directory)?;
+    match path
+        .parent()
+        .map(|parent| rustix::fs::open(parent, DIRECTORY, Mode::empty()))
+    {
+        Some(Ok(parent)) => sync(&parent),
+        // A parent that we may not open is not one that we made.
+        _ => Ok(()),
+    }
+}
+
+/// Opens the directory `path` below the root, making and syncing what is missing on the way.
+fn open_directory(root: &Path, directories: &Directories, path: &str) -> Result<OwnedFd> {
+    let mut at = match rustix::fs::open(root, DIRECTORY, Mode::empty()) {
+        Ok(root) => root,
+        Err(Errno::NOENT) => {
+            directories.forget();
+            return Err(missing_root(root));
+        }
+        Err(error) => return Err(errno(error)),
+    };
+    if path.is_empty() {
+        return Ok(at);
+    }
+    if directories.is_durable(path) {
+        match rustix::fs::openat(&at, path, DIRECTORY, Mode::empty()) {
+            Ok(directory) => return Ok(directory),
+            // Somebody removed it, so what we know about directories is out of date.
+            Err(Errno::NOENT) => directories.forget(),
+            Err(error) => return Err(errno(error)),
+        }
+    }
+    let mut end = 0;
+    for segment in path.split('/') {
+        end += segment.len() + usize::from(end > 0);
+        let child = enter(&at, segment)?;
+        if !directories.is_durable(&path[..end]) {
+            sync(&at)?;
+            directories.remember(&path[..end]);
+        }
+        at = child;
+    }
+    Ok(at)
+}
+
+/// Opens a directory in `parent`, which is made if it's missing; not synced yet.
+fn enter(parent: &OwnedFd, segment: &str) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, segment, DIRECTORY_MODE) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(errno(error)),
+    }
+    rustix::fs::openat(parent, segment, DIRECTORY, Mode::empty()).map_err(|error| match error {
+        Errno::NOTDIR => Error::invalid(format!("\"{segment}\" is an object here, so nothing can lie below it")),
+        other => errno(other),
+    })
+}
+
+/// A synced body that has no final name yet. Dropping it removes it.
+struct Staged<'a> {
+    directory: &'a OwnedFd,
+    file: File,
+    /// Where the file system has no unnamed files, or no `/proc` to link them from.
+    temporary: Option<String>,
+}
+
+impl<'a> Staged<'a> {
+    fn write(directory: &'a OwnedFd, body: &Payload) -> Result<Staged<'a>> {
+        let mut staged = Staged::open(directory)?;
+        for part in body.parts() {
+            staged.file.write_all(part).map_err(io_error)?;
+        }
+        staged.file.sync_all().map_err(io_error)?;
+        Ok(staged)
+    }
+
+    fn open(directory: &'a OwnedFd) -> Result<Staged<'a>> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(directory, ".", flags | OFlags::TMPFILE, FILE_MODE) {
+            Ok(fd) => Ok(Staged {
+                directory,
+                file: File::from(fd),
+                temporary: None,
+            }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
+                Staged::open_named(directory)
+            }
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    fn open_named(directory: &'a OwnedFd) -> Result<Staged<'a>> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+        let name = format!("{UNFINISHED}{:016x}", rand::random::<u64>());
+        let fd = rustix::fs::openat(directory, &name, flags, FILE_MODE).map_err(errno)?;
+        Ok(Staged {
+            directory,
+            file: File::from(fd),
+            temporary: Some(name),
+        })
+    }
+
+    /// Gives the body its name, in one step, or finds that name taken.
+    fn publish(mut self, name: &str) -> Result<Created> {
+        let done = match &self.temporary {
+            None => {
+                let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                rustix::fs::linkat(CWD, unnamed, self.directory, name, AtFlags::SYMLINK_FOLLOW)
+            }
+            Some(temporary) => {
+                let moved =
+                    rustix::fs::renameat_with(self.directory, temporary, self.directory, name, RenameFlags::NOREPLACE);
+                match moved {
+                    // NFS, for one, can only link.
+                    Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                        rustix::fs::linkat(self.directory, temporary, self.directory, name, AtFlags::empty())
+                    }
+                    Ok(()) => {
+                        self.temporary = None;
+                        Ok(())
+                    }
+                    other => other,
+                }
+            }
+        };
+        match done {
+            Ok(()) => Ok(Created::New),
+            Err(Errno::EXIST) => Ok(Created::AlreadyThere),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Err(Error::unsupported(
+                "this file system can neither link nor move a file without replacing another",
+            )
+            .hint("Use a file system with hard links; `pgkeep store check` tries it.")),
+            Err(error) => Err(errno(error)),
+        }
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            // What can't be removed is never listed, and never taken for an object.
+            let _ = rustix::fs::unlinkat(self.directory, temporary, AtFlags::empty());
+        }
+    }
+}
+
+/// Syncs a file that is already there: it may have been copied by hand.
+fn sync_existing(directory: &OwnedFd, name: &str) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT => Error::conflict("somebody removed the object of this name at this very moment"),
+        other => errno(other),
+    })?;
+    let file = File::from(fd);
+    if !file.metadata().map_err(io_error)?.is_file() {
+        return Err(Error::invalid(
+            "a directory or something else that is no object has this name",
+        ));
+    }
+    file.sync_all().map_err(io_error)
+}
+
+fn sync(directory: &OwnedFd) -> Result<()> {
+    match rustix::fs::fsync(directory) {
+        Ok(()) => Ok(()),
+        // Some file systems have nothing to sync in a directory, and say so.
+        Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(errno(error)),
+    }
+}
+
+fn errno(error: Errno) -> Error {
+    io_error(error.into())
+}
