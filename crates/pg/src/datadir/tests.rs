@@ -1,0 +1,1 @@
+//! Tests of the walk on directories made by hand.
