@@ -1,0 +1,95 @@
+//! Ends servers and removes directories that a dead test process left behind.
+//!
+//! A test binary can be killed or can call `exit` where no destructor runs. So one small shell holds the reading end
+//! of a pipe whose writing end only this process has: at its end the shell ends what is still registered.
+//! (`PR_SET_PDEATHSIG` won't do: it fires when the *thread* that started the server ends, and each test is a thread.)
+//! Invariant: only processes that we started are ended; a pid counts only together with its start time.
+
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+const SCRIPT: &str = r#"
+trap '' INT TERM HUP QUIT
+pids= dirs=
+without() { drop=$1; shift; for word; do [ "$word" = "$drop" ] || printf ' %s' "$word"; done; }
+began() { stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; set -- ${stat##*) }; printf '%s' "${20}"; }
+while read -r verb what; do
+  case $verb in
+    +pid) pids="$pids $what:$(began "$what")" ;;
+    -pid) for entry in $pids; do [ "${entry%%:*}" != "$what" ] || pids=$(without "$entry" $pids); done ;;
+    +dir) dirs="$dirs $what" ;;
+    -dir) dirs=$(without "$what" $dirs) ;;
+  esac
+done
+alive=
+for entry in $pids; do
+  pid=${entry%%:*}
+  [ "$(began "$pid")" = "${entry#*:}" ] && kill -QUIT "$pid" 2>/dev/null && alive="$alive $entry"
+done
+for turn in 1 2 3 4 5 6 7 8 9 10; do
+  still=
+  for entry in $alive; do [ "$(began "${entry%%:*}")" = "${entry#*:}" ] && still=yes; done
+  [ -n "$still" ] || break
+  sleep 0.1
+done
+for entry in $alive; do
+  pid=${entry%%:*}
+  [ "$(began "$pid")" = "${entry#*:}" ] && kill -KILL "$pid" 2>/dev/null
+done
+if [ "$PGKEEP_TEST_KEEP" != 1 ]; then for dir in $dirs; do rm -rf "$dir"; done; fi
+exit 0
+"#;
+
+/// Ends `pid` when this process dies: SIGQUIT, a second later SIGKILL.
+pub fn watch_pid(pid: u32) {
+    tell(&format!("+pid {pid}"));
+}
+
+/// `pid` has ended or been ended.
+pub fn forget_pid(pid: u32) {
+    tell(&format!("-pid {pid}"));
+}
+
+/// Removes `dir` with all its content when this process dies.
+pub fn watch_dir(dir: &Path) {
+    tell(&format!("+dir {}", plain(dir)));
+}
+
+/// `dir` is gone or shall stay.
+pub fn forget_dir(dir: &Path) {
+    tell(&format!("-dir {}", plain(dir)));
+}
+
+/// Scratch paths are words for the shell: what else is asked for is a mistake of the caller.
+fn plain(dir: &Path) -> &str {
+    let text = dir.to_str().expect("scratch paths are UTF-8");
+    assert!(
+        text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)),
+        "the reaper can't take the path {text}: set PGKEEP_TEST_DIR to a plain absolute one"
+    );
+    text
+}
+
+fn tell(line: &str) {
+    static PIPE: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
+    let pipe = PIPE.get_or_init(|| Mutex::new(start()));
+    let mut pipe = pipe.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    writeln!(pipe, "{line}").expect("the reaper lives as long as this process");
+}
+
+#[expect(clippy::zombie_processes, reason = "it outlives this process by design")]
+fn start() -> ChildStdin {
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", SCRIPT, "pgkeep-reaper"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .expect("/bin/sh starts");
+    shell.stdin.take().expect("stdin was asked to be piped")
+}

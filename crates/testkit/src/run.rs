@@ -1,0 +1,222 @@
+//! Runs a program to its end: captured output, a time limit, any user.
+//!
+//! Invariant: nothing of the caller's environment leaks in but what [`Run::new`] lists, and no program outlives its
+//! limit. Output goes through files, not pipes, so that a server which the program leaves running can't hold us up.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::user::OsUser;
+use crate::wait;
+
+/// The largest time that a program gets unless [`Run::limit`] says otherwise.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A program to run, in the manner of `std::process::Command`.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    shown: String,
+    stdin: Option<Vec<u8>>,
+    limit: Duration,
+}
+
+impl Run {
+    /// `program` without arguments, in `/`, as the current user, with `PATH` and a C locale as its environment.
+    pub fn new(program: impl AsRef<Path>) -> Run {
+        let program = program.as_ref();
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir("/");
+        for passed in ["RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
+            command.envs(std::env::var_os(passed).map(|value| (passed, value)));
+        }
+        Run {
+            command,
+            shown: program.display().to_string(),
+            stdin: None,
+            limit: LIMIT,
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Run {
+        self.shown = format!("{} {}", self.shown, arg.as_ref().to_string_lossy());
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Run {
+        args.into_iter().fold(self, Run::arg)
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Run {
+        self.command.env(name.into(), value.into());
+        self
+    }
+
+    /// Starts in `dir` instead of `/`.
+    #[must_use]
+    pub fn cwd(mut self, dir: impl AsRef<Path>) -> Run {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Gives it `bytes` to read; without, its standard input is empty.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Run {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Runs as `user`; anyone but oneself needs root.
+    #[must_use]
+    pub fn as_user(mut self, user: OsUser) -> Run {
+        user.become_by(&mut self.command);
+        self
+    }
+
+    /// Kills it, with its children, after `limit` (120 s by default).
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Run {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Panics
+    /// When the program can't be started, or had to be killed at its limit.
+    pub fn run(mut self) -> Output {
+        let (stdout, stderr) = (capture(), capture());
+        self.command
+            .stdin(self.stdin.as_deref().map_or_else(Stdio::null, input))
+            .stdout(stdout.try_clone().expect("a file descriptor is free"))
+            .stderr(stderr.try_clone().expect("a file descriptor is free"))
+            .process_group(0);
+        let begun = Instant::now();
+        let child = self.command.spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("start {}: {error}", self.shown));
+        let status = end_of(&mut child, self.limit);
+        let output = Output {
+            shown: self.shown,
+            code: status.and_then(|status| status.code()),
+            signal: status.and_then(|status| status.signal()),
+            stdout: text_of(stdout),
+            stderr: text_of(stderr),
+            elapsed: begun.elapsed(),
+        };
+        assert!(status.is_some(), "killed after {} s: {output}", self.limit.as_secs());
+        output
+    }
+}
+
+/// Waits for the end; kills the process group and gives `None` at the limit.
+fn end_of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let ended = wait::try_until(limit, || child.try_wait().expect("our own child"));
+    if ended.is_none() {
+        let group = Pid::from_raw(child.id() as i32).expect("a pid is positive");
+        // It may have ended by itself just now, which is what we want.
+        let _ = kill_process_group(group, Signal::KILL);
+        child.wait().expect("our own child");
+    }
+    ended
+}
+
+fn capture() -> File {
+    tempfile::tempfile().expect("an anonymous file in the temporary directory")
+}
+
+fn input(bytes: &[u8]) -> Stdio {
+    let mut file = capture();
+    file.write_all(bytes)
+        .and_then(|()| file.rewind())
+        .expect("our own file");
+    file.into()
+}
+
+fn text_of(mut file: File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .expect("our own file");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// How a program ended and what it said.
+#[derive(Clone, Debug)]
+pub struct Output {
+    shown: String,
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+impl Output {
+    /// Itself, if the exit code is 0.
+    ///
+    /// # Panics
+    /// Otherwise, with the command line and all its output.
+    #[track_caller]
+    pub fn ok(self) -> Output {
+        self.expect(0)
+    }
+
+    /// Itself, if the exit code is `code`.
+    ///
+    /// # Panics
+    /// Otherwise, with the command line and all its output.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Output {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    /// Standard output as the one JSON document that it must be.
+    ///
+    /// # Panics
+    /// When it isn't.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not one JSON document: {error}\n{self}"))
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let end = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "killed".to_owned(),
+        };
+        write!(f, "$ {}\n{end} after {:.1} s\n", self.shown, self.elapsed.as_secs_f32())?;
+        write!(
+            f,
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout.trim_end(),
+            self.stderr.trim_end()
+        )
+    }
+}
