@@ -1,2 +1,4 @@
 //! placeholder
 pub mod wal;
+pub mod connect;
+pub mod server;

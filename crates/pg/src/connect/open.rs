@@ -1,0 +1,261 @@
+//! Goes through the addresses of a connection until one lets us in, then makes the session safe.
+//!
+//! Invariant: like libpq, an address that answers and refuses us ends the search; only silence moves on.
+
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+
+use pgkeep_base::{Error, ErrorKind, PgMajor, Result, ResultExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+
+use super::params::{Address, Params, SessionAttributes, Target};
+use super::{Connection, Driver, column, fault, tls};
+
+/// What every session begins with. Role and database may have set any of these (`ALTER ROLE … SET`).
+const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET client_encoding = 'UTF8'; \
+     SET standard_conforming_strings = on; SET statement_timeout = 0; SET lock_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0";
+/// Lets the server notice within seconds that we died in the middle of a long statement.
+const WATCH_CLIENT: &str = "SET client_connection_check_interval = '5s'";
+
+/// A connection to the first address that takes us.
+pub(super) async fn any(params: Params) -> Result<Connection> {
+    // `prefer-standby` is two rounds: a standby, else whatever answers.
+    let rounds = match params.session {
+        SessionAttributes::PreferStandby => vec![SessionAttributes::Standby, SessionAttributes::Any],
+        attributes => vec![attributes],
+    };
+    let mut failures = Vec::new();
+    for attributes in rounds {
+        for target in &params.targets {
+            let place = place(target, &params);
+            match one(target, &params, attributes, &place).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    let final_word = error.kind() != ErrorKind::Unavailable && error.kind() != ErrorKind::Refused;
+                    failures.push(error.during(format!("connect to {place}")));
+                    if final_word {
+                        return Err(summary(failures));
+                    }
+                }
+            }
+        }
+    }
+    Err(summary(failures))
+}
+
+/// One error as it is; several as one of the last's kind.
+fn summary(mut failures: Vec<Error>) -> Error {
+    let last = failures.pop().expect("a connection has at least one address");
+    if failures.is_empty() {
+        return last;
+    }
+    failures.push(last);
+    let last = &failures[failures.len() - 1];
+    let texts: Vec<String> = failures
+        .iter()
+        .map(|error| format!("{}: {}", error.message(), error.detail_text().unwrap_or_default()))
+        .collect();
+    let hint = last.hint_text().map(str::to_owned);
+    let error = Error::new(last.kind(), "connect to PostgreSQL").detail(texts.join("; "));
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+fn place(target: &Target, params: &Params) -> String {
+    let Params { user, database, .. } = params;
+    let address = match &target.address {
+        Address::Unix(dir) => format!("socket {}/.s.PGSQL.{}", dir.display(), target.port),
+        Address::Tcp { host, address: None } => format!("host {host}, port {}", target.port),
+        Address::Tcp {
+            host,
+            address: Some(address),
+        } => format!("host {host} ({address}), port {}", target.port),
+    };
+    format!("{address}, user {user}, database {database}")
+}
+
+async fn one(target: &Target, params: &Params, attributes: SessionAttributes, place: &str) -> Result<Connection> {
+    let work = async {
+        let session = reach(target, params).await?;
+        settle(session, target, place).await
+    };
+    let (connection, read_only) = tokio::time::timeout(params.timeout, work)
+        .await
+        .map_err(|_| Error::unavailable(format!("no answer within {} s", params.timeout.as_secs())))??;
+    let fits = match attributes {
+        SessionAttributes::Any | SessionAttributes::PreferStandby => true,
+        SessionAttributes::ReadWrite => !read_only,
+        SessionAttributes::ReadOnly => read_only,
+        SessionAttributes::Primary => !connection.in_recovery,
+        SessionAttributes::Standby => connection.in_recovery,
+    };
+    match fits {
+        true => Ok(connection),
+        false => Err(Error::unavailable(
+            "the server is not what `target_session_attrs` asks for",
+        )),
+    }
+}
+
+struct Session {
+    client: Client,
+    driver: Driver,
+    lost: Arc<OnceLock<String>>,
+}
+
+/// Connects, with TLS where that is asked for.
+///
+/// `prefer` falls back to plain text when TLS or the server's rules for it fail, as in libpq.
+async fn reach(target: &Target, params: &Params) -> Result<Session> {
+    let mode = match &target.address {
+        Address::Unix(_) => tls::Mode::Disable,
+        Address::Tcp { .. } => params.tls.effective(),
+    };
+    match mode {
+        tls::Mode::Disable => plain(target, params).await,
+        tls::Mode::Prefer => match encrypted(target, params, SslMode::Prefer).await {
+            Err(error) if error.kind() == ErrorKind::Denied => plain(target, params).await,
+            result => result,
+        },
+        tls::Mode::Require | tls::Mode::VerifyCa | tls::Mode::VerifyFull => {
+            encrypted(target, params, SslMode::Require).await
+        }
+    }
+}
+
+async fn plain(target: &Target, params: &Params) -> Result<Session> {
+    let config = config(target, params, SslMode::Disable);
+    let (client, connection) = config.connect(NoTls).await.map_err(fault::while_connecting)?;
+    Ok(drive(client, connection))
+}
+
+async fn encrypted(target: &Target, params: &Params, mode: SslMode) -> Result<Session> {
+    let config = config(target, params, mode);
+    let connector = params.tls.connector()?;
+    let (client, connection) = config.connect(connector).await.map_err(fault::while_connecting)?;
+    Ok(drive(client, connection))
+}
+
+fn config(target: &Target, params: &Params, mode: SslMode) -> Config {
+    let mut config = Config::new();
+    match &target.address {
+        Address::Unix(dir) => _ = config.host_path(dir),
+        Address::Tcp { host, address } => {
+            config.host(host);
+            address.map(|address| config.hostaddr(address));
+        }
+    }
+    if let Some(password) = &target.password {
+        config.password(password);
+    }
+    if let Some(options) = &params.options {
+        config.options(options);
+    }
+    if mode == SslMode::Require {
+        config.ssl_negotiation(params.negotiation);
+    }
+    if let Some(timeout) = params.keepalives.user_timeout {
+        config.tcp_user_timeout(timeout);
+    }
+    config
+        .port(target.port)
+        .user(&params.user)
+        .dbname(&params.database)
+        .application_name(&params.application_name)
+        .ssl_mode(mode)
+        .channel_binding(params.channel_binding)
+        .keepalives(params.keepalives.on)
+        .keepalives_idle(params.keepalives.idle)
+        .keepalives_interval(params.keepalives.interval)
+        .keepalives_retries(params.keepalives.retries);
+    config
+}
+
+/// Lets the session run by itself; its last words are there before any caller learns that it is gone.
+fn drive<S, T>(client: Client, mut connection: tokio_postgres::Connection<S, T>) -> Session
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let lost = Arc::new(OnceLock::new());
+    let words = lost.clone();
+    let driver = tokio::spawn(async move {
+        let mut warning = None;
+        let last = loop {
+            match poll_fn(|cx| connection.poll_message(cx)).await {
+                Some(Ok(AsyncMessage::Notice(notice))) => {
+                    tracing::debug!(message = notice.message(), "PostgreSQL says");
+                    // Before an immediate shutdown or after a crash the server's last word is a warning.
+                    if notice.code().code().starts_with("57") {
+                        warning = Some(notice.message().to_owned());
+                    }
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break warning.unwrap_or_else(|| words_of(&error)),
+                None => break "the session was closed".to_owned(),
+            }
+        };
+        // A second setter does not exist.
+        let _ = words.set(last);
+        drop(connection);
+    });
+    Session {
+        client,
+        driver: Driver(driver),
+        lost,
+    }
+}
+
+fn words_of(error: &tokio_postgres::Error) -> String {
+    if let Some(error) = error.as_db_error() {
+        return format!("{}: {}", error.severity(), error.message());
+    }
+    match std::error::Error::source(error) {
+        Some(cause) => cause.to_string(),
+        None => "the server closed the connection without a word".to_owned(),
+    }
+}
+
+/// Sets what every session has, and learns who answered; also whether transactions are read-only.
+async fn settle(session: Session, target: &Target, place: &str) -> Result<(Connection, bool)> {
+    let Session { client, driver, lost } = session;
+    let mut connection = Connection {
+        client,
+        driver,
+        lost,
+        place: place.to_owned(),
+        local: target.address.is_local(),
+        version_num: 0,
+        backend_pid: 0,
+        in_recovery: false,
+    };
+    connection.batch(SETTINGS).await.during(|| "set up the session")?;
+    let row = connection
+        .query_one(
+            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
+             pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), \
+             pg_catalog.current_setting('transaction_read_only') = 'on'",
+            &[],
+        )
+        .await?;
+    let version: i32 = column(&row, 0)?;
+    connection.version_num = version.unsigned_abs();
+    connection.backend_pid = column(&row, 1)?;
+    connection.in_recovery = column(&row, 2)?;
+    if PgMajor::from_version_num(connection.version_num)?.get() >= 17 {
+        connection.batch("SET transaction_timeout = 0").await?;
+    }
+    // Not every operating system lets the server watch its clients.
+    if let Err(error) = connection.batch(WATCH_CLIENT).await {
+        if error.kind() == ErrorKind::Unavailable {
+            return Err(error);
+        }
+        tracing::debug!(error = %error, "the server can't watch its clients");
+    }
+    Ok((connection, column(&row, 3)?))
+}

@@ -1,0 +1,5 @@
+//! Runs PostgreSQL on this machine: creates clusters, starts, watches and stops servers.
+
+mod account;
+
+pub use account::Account;
