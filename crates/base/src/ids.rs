@@ -166,6 +166,11 @@ impl RepositoryId {
     pub fn random() -> RepositoryId {
         RepositoryId(rand::random())
     }
+
+    /// The 16 bytes that its hexadecimal digits say, in that order.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
 }
 
 impl fmt::Display for RepositoryId {

@@ -1,1 +1,17 @@
-//! placeholder
+//! The repository: everything that docs/format.md says, and the only code that knows it.
+//!
+//! Invariant: what leaves this room was verified (signature, seal, hash, length); what enters a store was created once,
+//! under a name that binds it. Nothing here talks to PostgreSQL or reads a data directory.
+//! Writing goes through [`seal::Sealer`], reading through [`open::Opener`]; the kinds of objects have a module each.
+
+pub mod digest;
+pub mod fetch;
+pub mod frame;
+pub mod keys;
+pub mod manifest;
+pub mod names;
+pub mod pack;
+pub mod paths;
+pub mod open;
+pub mod seal;
+pub mod sign;

@@ -1,0 +1,181 @@
+//! Finds a good copy of an object: in all places, and among its alternates (docs/format.md, section 1).
+//!
+//! Invariant: [`Unread::Absent`] is said only when every place has proven it; one place that doesn't answer makes it
+//! [`Unread::Unknown`]. Recovery depends on this difference (PostgreSQL takes "absent" for the end of the archive).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pgkeep_base::{Error, ErrorKind, Result};
+use pgkeep_store::{ObjectName, Store};
+
+use crate::names::{ALTERNATES_MAX, alternate};
+use crate::open::{Header, Opener};
+use crate::seal::Kind;
+
+/// Why one copy could not be had.
+#[derive(Debug)]
+pub struct Failure {
+    /// The URL of the place.
+    pub place: String,
+    /// Under which name: the object's, or that of an alternate.
+    pub name: ObjectName,
+    /// What went wrong.
+    pub error: Error,
+}
+
+/// Why an object can't be had, from the most to the least certain answer.
+#[derive(Debug)]
+pub enum Unread {
+    /// Every place proved that there is no such object (or there are no places).
+    Absent,
+    /// No place has a good copy: at least one has a bad one, and all answered.
+    Bad(Vec<Failure>),
+    /// A copy is there and whole, but its signer is not trusted, no identity opens it, or it is of a newer format.
+    Refused(Vec<Failure>),
+    /// At least one place did not answer or did not let us look, so that nobody can tell.
+    Unknown(Vec<Failure>),
+}
+
+impl Unread {
+    /// Judges from all failures.
+    pub fn from_failures(failures: Vec<Failure>) -> Unread {
+        let any = |kinds: &[ErrorKind]| failures.iter().any(|failure| kinds.contains(&failure.error.kind()));
+        if failures
+            .iter()
+            .all(|failure| failure.error.kind() == ErrorKind::NotFound)
+        {
+            Unread::Absent
+        } else if any(&[ErrorKind::Refused, ErrorKind::Unsupported]) {
+            Unread::Refused(failures)
+        } else if failures
+            .iter()
+            .all(|f| matches!(f.error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt))
+        {
+            Unread::Bad(failures)
+        } else {
+            Unread::Unknown(failures)
+        }
+    }
+
+    /// As an error about `name`: `NotFound`, `Corrupt`, `Refused`, or `Denied` or `Unavailable`.
+    pub fn into_error(self, name: &ObjectName) -> Error {
+        let (message, kinds, failures) = match self {
+            Unread::Absent => return Error::not_found(format!("{name} does not exist")),
+            Unread::Bad(failures) => (
+                format!("no good copy of {name} exists"),
+                vec![ErrorKind::Corrupt],
+                failures,
+            ),
+            Unread::Refused(failures) => (
+                format!("{name} can't be used"),
+                vec![ErrorKind::Refused, ErrorKind::Unsupported],
+                failures,
+            ),
+            Unread::Unknown(failures) => {
+                let kinds = vec![ErrorKind::Denied, ErrorKind::Unavailable];
+                (
+                    format!("{name} could not be read, and may or may not exist"),
+                    kinds,
+                    failures,
+                )
+            }
+        };
+        let decisive = |failure: &Failure| {
+            let kind = failure.error.kind();
+            (kind == ErrorKind::NotFound, !kinds.contains(&kind))
+        };
+        let all: Vec<String> = failures.iter().map(Failure::to_string).collect();
+        let first = failures.into_iter().min_by_key(decisive);
+        let Some(first) = first else {
+            return Error::internal(message);
+        };
+        let kind = first.error.kind();
+        let error = Error::new(kind, message).source(first.error);
+        if all.len() > 1 {
+            error.detail(all.join("; "))
+        } else {
+            error
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}: {}", self.name, self.place, self.error.message())
+    }
+}
+
+/// Reads an object of the kind `want`: from the first place that has a good copy under its name, then among alternates.
+///
+/// Returns the header and the content of every frame. An object longer than `bytes_max` counts as bad.
+pub async fn read_object(
+    stores: &[Arc<dyn Store>],
+    opener: &Opener,
+    name: &ObjectName,
+    want: Kind,
+    bytes_max: u64,
+) -> Result<(Header, Vec<Vec<u8>>), Unread> {
+    find_copy(stores, name, bytes_max, |bytes| opener.open_object(name, &bytes, want)).await
+}
+
+/// Reads a signed document in the same way.
+pub async fn read_document(
+    stores: &[Arc<dyn Store>],
+    opener: &Opener,
+    name: &ObjectName,
+    bytes_max: u64,
+) -> Result<crate::sign::Verified, Unread> {
+    find_copy(stores, name, bytes_max, |bytes| opener.document(name, &bytes)).await
+}
+
+/// The first copy of `name` that `check` takes.
+pub async fn find_copy<T>(
+    stores: &[Arc<dyn Store>],
+    name: &ObjectName,
+    bytes_max: u64,
+    mut check: impl FnMut(Bytes) -> Result<T>,
+) -> Result<T, Unread> {
+    let mut failures = Vec::new();
+    let mut again = Vec::new();
+    for store in stores {
+        match store.read(name, bytes_max).await.and_then(&mut check) {
+            Ok(found) => return Ok(found),
+            Err(error) => {
+                again.extend(alternates_worth_trying(&error).map(|count| (store, count)));
+                failures.push(Failure {
+                    place: store.url().to_owned(),
+                    name: name.clone(),
+                    error,
+                });
+            }
+        }
+    }
+    for (store, count) in again {
+        for number in 1..=count {
+            let name = alternate(name, number);
+            match store.read(&name, bytes_max).await.and_then(&mut check) {
+                Ok(found) => return Ok(found),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => failures.push(Failure {
+                    place: store.url().to_owned(),
+                    name,
+                    error,
+                }),
+            }
+        }
+    }
+    Err(Unread::from_failures(failures))
+}
+
+/// How many alternates to try in a place after this failure; `None` where the place did not answer.
+///
+/// Healers number alternates without holes and only beside an object that is bad; where the object is missing
+/// altogether, one look tells whether somebody removed just the bad one.
+fn alternates_worth_trying(error: &Error) -> Option<u32> {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Refused => Some(ALTERNATES_MAX),
+        ErrorKind::NotFound => Some(1),
+        _ => None,
+    }
+}
