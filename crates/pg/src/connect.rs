@@ -39,6 +39,8 @@ pub struct Connection {
     /// The driver's last words, once it is gone.
     lost: Arc<OnceLock<String>>,
     place: String,
+    user: String,
+    database: String,
     local: bool,
     version_num: u32,
     backend_pid: i32,
@@ -159,6 +161,16 @@ impl Connection {
         self.local
     }
 
+    /// The role that the session logged in as.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The database that the session is in.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     /// Where the session goes, for people: `socket /tmp/.s.PGSQL.5432, user pgkeep, database postgres`.
     pub fn place(&self) -> &str {
         &self.place
@@ -185,6 +197,11 @@ impl std::fmt::Debug for Connection {
             .field("backend_pid", &self.backend_pid)
             .finish_non_exhaustive()
     }
+}
+
+/// A name as SQL writes it.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A column of a row that our own statement asked for.

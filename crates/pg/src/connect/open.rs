@@ -82,7 +82,7 @@ fn place(target: &Target, params: &Params) -> String {
 async fn one(target: &Target, params: &Params, attributes: SessionAttributes, place: &str) -> Result<Connection> {
     let work = async {
         let session = reach(target, params).await?;
-        settle(session, target, place).await
+        settle(session, target, params, place).await
     };
     let (connection, read_only) = tokio::time::timeout(params.timeout, work)
         .await
@@ -222,13 +222,15 @@ fn words_of(error: &tokio_postgres::Error) -> String {
 }
 
 /// Sets what every session has, and learns who answered; also whether transactions are read-only.
-async fn settle(session: Session, target: &Target, place: &str) -> Result<(Connection, bool)> {
+async fn settle(session: Session, target: &Target, params: &Params, place: &str) -> Result<(Connection, bool)> {
     let Session { client, driver, lost } = session;
     let mut connection = Connection {
         client,
         driver,
         lost,
         place: place.to_owned(),
+        user: params.user.clone(),
+        database: params.database.clone(),
         local: target.address.is_local(),
         version_num: 0,
         backend_pid: 0,
