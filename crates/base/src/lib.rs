@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod facts;
 pub mod ids;
 pub mod limits;
 pub mod lsn;
@@ -18,6 +19,7 @@ pub mod walfile;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use facts::SegmentFacts;
 pub use ids::{BackupId, ClusterName, RepositoryId, SystemId};
 pub use lsn::{Lsn, TimelineId};
 pub use progress::{Event, Progress};

@@ -4,6 +4,7 @@
 //! can't be read is [`Meaning::Unreadable`].
 
 use jiff::Timestamp;
+pub use pgkeep_base::facts::WalLevel;
 use pgkeep_base::{Lsn, PgMajor, TimelineId, pgtime};
 
 use super::bytes::{i32_at, i64_at, u32_at, u64_at};
@@ -101,18 +102,6 @@ pub enum Meaning {
     Other,
     /// Should be one of the above, and is not laid out as such. PostgreSQL would not replay past it.
     Unreadable,
-}
-
-/// The setting `wal_level`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WalLevel {
-    /// Too little for archive recovery: PostgreSQL refuses to recover across it.
-    Minimal,
-    /// The default.
-    Replica,
-    /// Also what logical decoding needs.
-    Logical,
 }
 
 /// Says what a record means; `major` is that of the segment that it comes from. Allocates for restore points only.
