@@ -13,12 +13,14 @@ mod matrix;
 pub mod postgres;
 mod reaper;
 pub mod run;
+pub mod s3;
 pub mod scratch;
 pub mod user;
 pub mod wait;
 
 pub use postgres::{Cluster, StopMode, majors};
 pub use run::{Output, Run};
+pub use s3::{Bucket, S3Server};
 pub use scratch::Scratch;
 pub use user::OsUser;
 

@@ -13,15 +13,15 @@ use std::sync::{Mutex, OnceLock};
 
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP QUIT
-pids= dirs=
+pids= paths=
 without() { drop=$1; shift; for word; do [ "$word" = "$drop" ] || printf ' %s' "$word"; done; }
 began() { stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; set -- ${stat##*) }; printf '%s' "${20}"; }
 while read -r verb what; do
   case $verb in
     +pid) pids="$pids $what:$(began "$what")" ;;
     -pid) for entry in $pids; do [ "${entry%%:*}" != "$what" ] || pids=$(without "$entry" $pids); done ;;
-    +dir) dirs="$dirs $what" ;;
-    -dir) dirs=$(without "$what" $dirs) ;;
+    +path) paths="$paths $what" ;;
+    -path) paths=$(without "$what" $paths) ;;
   esac
 done
 alive=
@@ -39,7 +39,7 @@ for entry in $alive; do
   pid=${entry%%:*}
   [ "$(began "$pid")" = "${entry#*:}" ] && kill -KILL "$pid" 2>/dev/null
 done
-if [ "$PGKEEP_TEST_KEEP" != 1 ]; then for dir in $dirs; do rm -rf "$dir"; done; fi
+if [ "$PGKEEP_TEST_KEEP" != 1 ]; then for path in $paths; do rm -rf "$path"; done; fi
 exit 0
 "#;
 
@@ -53,19 +53,19 @@ pub fn forget_pid(pid: u32) {
     tell(&format!("-pid {pid}"));
 }
 
-/// Removes `dir` with all its content when this process dies.
-pub fn watch_dir(dir: &Path) {
-    tell(&format!("+dir {}", plain(dir)));
+/// Removes `path` with all below it when this process dies.
+pub fn watch_path(path: &Path) {
+    tell(&format!("+path {}", plain(path)));
 }
 
-/// `dir` is gone or shall stay.
-pub fn forget_dir(dir: &Path) {
-    tell(&format!("-dir {}", plain(dir)));
+/// `path` is gone or shall stay.
+pub fn forget_path(path: &Path) {
+    tell(&format!("-path {}", plain(path)));
 }
 
 /// Scratch paths are words for the shell: what else is asked for is a mistake of the caller.
-fn plain(dir: &Path) -> &str {
-    let text = dir.to_str().expect("scratch paths are UTF-8");
+fn plain(path: &Path) -> &str {
+    let text = path.to_str().expect("scratch paths are UTF-8");
     assert!(
         text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)),
         "the reaper can't take the path {text}: set PGKEEP_TEST_DIR to a plain absolute one"

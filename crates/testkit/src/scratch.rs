@@ -27,7 +27,7 @@ impl Scratch {
             .tempdir_in(&parent)
             .unwrap_or_else(|error| panic!("create a directory in {}: {error}", Path::new(&parent).display()))
             .keep();
-        reaper::watch_dir(&dir);
+        reaper::watch_path(&dir);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("our own new directory");
         OsUser::unprivileged().own(&dir);
         Scratch(dir)
@@ -78,6 +78,6 @@ impl Drop for Scratch {
                 _ => break,
             }
         }
-        reaper::forget_dir(&self.0);
+        reaper::forget_path(&self.0);
     }
 }
