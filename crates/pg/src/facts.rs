@@ -151,7 +151,9 @@ impl ServerFacts {
     /// # Errors
     /// `Denied`, with the grant in the hint, when our role may not read the control file or all settings.
     pub async fn gather(conn: &Connection) -> Result<ServerFacts> {
-        gather(conn).await.during(|| format!("ask the server at {}", conn.place()))
+        gather(conn)
+            .await
+            .during(|| format!("ask the server at {}", conn.place()))
     }
 
     /// One of the settings that were read, in its base unit (`pg_settings.setting`), such as `max_connections`.
@@ -215,8 +217,11 @@ async fn read_settings(conn: &Connection) -> Result<BTreeMap<String, String>> {
         settings.insert(column(&row, 0)?, column(&row, 1)?);
     }
     if !settings.contains_key("data_directory") {
-        let error = Error::denied("our role may not see the setting data_directory")
-            .detail(format!("role {} needs {}", conn.user(), grants::READ_SETTINGS.label()));
+        let error = Error::denied("our role may not see the setting data_directory").detail(format!(
+            "role {} needs {}",
+            conn.user(),
+            grants::READ_SETTINGS.label()
+        ));
         return Err(grants::READ_SETTINGS.explain(conn, error));
     }
     Ok(settings)
@@ -302,7 +307,10 @@ impl ArchiverFacts {
     pub async fn gather(conn: &Connection) -> Result<ArchiverFacts> {
         let sql = "SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, \
             last_failed_time, stats_reset FROM pg_catalog.pg_stat_archiver";
-        let row = conn.query_one(sql, &[]).await.during(|| "read the archiver's counters")?;
+        let row = conn
+            .query_one(sql, &[])
+            .await
+            .during(|| "read the archiver's counters")?;
         let event = |index: usize| -> Result<Option<ArchiverEvent>> {
             let file: Option<String> = column(&row, index)?;
             let at: Option<Timestamp> = column(&row, index + 1)?;

@@ -6,8 +6,9 @@
 //! Files: [`datadir`] lists what a base backup holds, [`control`] reads `pg_control`, [`page`] checks pages, [`label`]
 //! reads `backup_label` and `tablespace_map`, [`history`] timelines, [`settings`] writes recovery settings.
 //! WAL: [`wal`] reads segments record by record. A running server: [`connect`] reaches it, [`session`] backs it up,
-//! [`facts`] asks about it, [`server`] runs throw-away ones.
+//! [`facts`] asks about it, [`server`] runs throw-away ones with the programs that [`binaries`] finds.
 
+pub mod binaries;
 pub mod connect;
 pub mod control;
 pub mod datadir;

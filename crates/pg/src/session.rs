@@ -81,7 +81,10 @@ impl BackupSession {
         take_lock(&conn, key).await?;
         let (grant, sql) = match conn.major().has_pg_backup_start() {
             true => (facts::START, "SELECT pg_catalog.pg_backup_start($1, $2)::text"),
-            false => (facts::START_14, "SELECT pg_catalog.pg_start_backup($1, $2, false)::text"),
+            false => (
+                facts::START_14,
+                "SELECT pg_catalog.pg_start_backup($1, $2, false)::text",
+            ),
         };
         let row = conn
             .query_one(sql, &[&label, &fast])
@@ -160,12 +163,14 @@ fn check(started: &Started, stopped: &Stopped) -> Result<()> {
     if stopped.backup_label.starts_with(first.as_bytes()) && stopped.stop_lsn > started.start_lsn {
         return Ok(());
     }
-    Err(Error::corrupt("the server's backup label is not about this backup").detail(format!(
-        "it began at {}, ended at {}, and the label says: {}",
-        started.start_lsn,
-        stopped.stop_lsn,
-        String::from_utf8_lossy(&stopped.backup_label).trim_end()
-    )))
+    Err(
+        Error::corrupt("the server's backup label is not about this backup").detail(format!(
+            "it began at {}, ended at {}, and the label says: {}",
+            started.start_lsn,
+            stopped.stop_lsn,
+            String::from_utf8_lossy(&stopped.backup_label).trim_end()
+        )),
+    )
 }
 
 async fn refuse_standby(conn: &Connection) -> Result<()> {
@@ -261,7 +266,9 @@ impl Connection {
     /// # Errors
     /// `Refused` in recovery.
     pub async fn current_wal_lsn(&self) -> Result<Lsn> {
-        let row = self.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await?;
+        let row = self
+            .query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[])
+            .await?;
         column::<&str>(&row, 0)?.parse()
     }
 }
@@ -271,9 +278,14 @@ fn check_restore_point_name(name: &str) -> Result<()> {
     if (1..=RESTORE_POINT_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
         return Ok(());
     }
-    Err(Error::invalid(format!("\"{}\" can't be a restore point's name", name.escape_debug()))
-        .detail(format!("a name is 1 to {RESTORE_POINT_BYTES_MAX} bytes without control characters; this has {}", name.len()))
-        .hint("Choose another name for `pgkeep mark`."))
+    Err(
+        Error::invalid(format!("\"{}\" can't be a restore point's name", name.escape_debug()))
+            .detail(format!(
+                "a name is 1 to {RESTORE_POINT_BYTES_MAX} bytes without control characters; this has {}",
+                name.len()
+            ))
+            .hint("Choose another name for `pgkeep mark`."),
+    )
 }
 
 #[cfg(test)]
@@ -309,7 +321,19 @@ mod tests {
             tablespace_map: Vec::new(),
             stopped_at: Timestamp::UNIX_EPOCH,
         };
-        assert!(check(&started, &stopped("START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n")).is_ok());
-        assert!(check(&started, &stopped("START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n")).is_err());
+        assert!(
+            check(
+                &started,
+                &stopped("START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n")
+            )
+            .is_ok()
+        );
+        assert!(
+            check(
+                &started,
+                &stopped("START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n")
+            )
+            .is_err()
+        );
     }
 }

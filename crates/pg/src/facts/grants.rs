@@ -116,7 +116,9 @@ pub struct MissingGrant {
 pub async fn privileges(conn: &Connection) -> Result<Vec<MissingGrant>> {
     let grants = required(conn.major());
     let conditions: Vec<String> = grants.iter().map(Grant::condition).collect();
-    let row = conn.query_one(&format!("SELECT {}", conditions.join(", ")), &[]).await?;
+    let row = conn
+        .query_one(&format!("SELECT {}", conditions.join(", ")), &[])
+        .await?;
     let mut missing = Vec::new();
     for (index, grant) in grants.into_iter().enumerate() {
         if !column::<bool>(&row, index)? {
