@@ -194,7 +194,7 @@ pub fn parse_block(json: &[u8]) -> Result<Vec<Entry>> {
 
 /// Checks that a name in a manifest is that of a pack.
 pub(super) fn pack_name(name: ObjectName) -> Result<Arc<ObjectName>> {
-    if crate::pack::is_pack_name(&name) {
+    if crate::lineage::Lineage::of_pack(&name).is_ok() {
         return Ok(Arc::new(name));
     }
     Err(Error::corrupt(format!(

@@ -307,8 +307,8 @@ impl<'de> Deserialize<'de> for ExtentJson {
 }
 
 /// Permission bits as octal text of at least four digits.
-#[derive(Clone, Copy)]
-pub(crate) struct Mode(pub u32);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mode(pub u32);
 
 impl Serialize for Mode {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
