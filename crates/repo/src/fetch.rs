@@ -129,17 +129,29 @@ pub async fn read_document(
     find_copy(stores, name, bytes_max, |bytes| opener.document(name, &bytes)).await
 }
 
-/// The first copy of `name` that `check` takes.
+/// The first whole copy of `name` that `check` takes.
 pub async fn find_copy<T>(
     stores: &[Arc<dyn Store>],
     name: &ObjectName,
     bytes_max: u64,
     mut check: impl FnMut(Bytes) -> Result<T>,
 ) -> Result<T, Unread> {
+    find(stores, name, async |store: &dyn Store, copy: &ObjectName| {
+        check(store.read(copy, bytes_max).await?)
+    })
+    .await
+}
+
+/// The first copy of `name` that `read` can read: under its name in each place, then under its alternates.
+pub async fn find<T>(
+    stores: &[Arc<dyn Store>],
+    name: &ObjectName,
+    mut read: impl AsyncFnMut(&dyn Store, &ObjectName) -> Result<T>,
+) -> Result<T, Unread> {
     let mut failures = Vec::new();
     let mut again = Vec::new();
     for store in stores {
-        match store.read(name, bytes_max).await.and_then(&mut check) {
+        match read(store.as_ref(), name).await {
             Ok(found) => return Ok(found),
             Err(error) => {
                 again.extend(alternates_worth_trying(&error).map(|count| (store, count)));
@@ -154,7 +166,7 @@ pub async fn find_copy<T>(
     for (store, count) in again {
         for number in 1..=count {
             let name = alternate(name, number);
-            match store.read(&name, bytes_max).await.and_then(&mut check) {
+            match read(store.as_ref(), &name).await {
                 Ok(found) => return Ok(found),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => failures.push(Failure {

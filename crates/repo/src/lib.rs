@@ -7,11 +7,15 @@
 pub mod digest;
 pub mod fetch;
 pub mod frame;
+pub mod head;
 pub mod keys;
+pub mod lineage;
 pub mod manifest;
 pub mod names;
-pub mod pack;
-pub mod paths;
 pub mod open;
+pub mod pack;
+pub mod packlist;
+pub mod paths;
 pub mod seal;
 pub mod sign;
+pub mod wal;
