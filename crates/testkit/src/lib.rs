@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod matrix;
+pub mod oracle;
 pub mod postgres;
 mod reaper;
 pub mod run;
@@ -18,6 +19,7 @@ pub mod scratch;
 pub mod user;
 pub mod wait;
 
+pub use oracle::{Ledger, Oracle, Upto};
 pub use postgres::{Cluster, StopMode, majors};
 pub use run::{Output, Run};
 pub use s3::{Bucket, S3Server};

@@ -134,6 +134,7 @@ impl Cluster {
             if !self.log_of_this_start().contains("Address already in use") {
                 return Err(self.log_of_this_start());
             }
+            self.port = 0;
         }
         Err(self.log_of_this_start())
     }
@@ -293,18 +294,20 @@ impl Cluster {
         &self.scratch
     }
 
-    /// The port of the last start; another one after the next.
+    /// The port that it listens on, also after a restart.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// A libpq connection string for the superuser, over the socket.
     pub fn conninfo(&self) -> String {
-        format!(
-            "host={} port={} user=postgres dbname=postgres",
-            self.socket_dir().display(),
-            self.port
-        )
+        self.conninfo_in("postgres")
+    }
+
+    /// [`Cluster::conninfo`] for another database.
+    pub fn conninfo_in(&self, database: &str) -> String {
+        let (sockets, port) = (self.socket_dir(), self.port);
+        format!("host={} port={port} user=postgres dbname={database}", sockets.display())
     }
 
     /// All that PostgreSQL has logged.
@@ -329,7 +332,9 @@ impl Cluster {
     fn spawn(&mut self) {
         assert!(!self.is_running(), "it runs already");
         self.log_before = fs::metadata(self.log_path()).map_or(0, |meta| meta.len());
-        self.port = free_port();
+        if self.port == 0 {
+            self.port = free_port();
+        }
         let sockets = self.socket_dir();
         fs::create_dir_all(&sockets).unwrap_or_else(|error| panic!("create {}: {error}", sockets.display()));
         self.user.own(&sockets);
@@ -378,7 +383,7 @@ impl Drop for Cluster {
 }
 
 /// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
+fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
         .expect("loopback has a free port")
