@@ -1,1 +1,17 @@
-//! placeholder
+//! Operations on clusters and repositories: the library behind the binary and the agent.
+//!
+//! Invariants: nothing here prints, reads the environment or reads configuration files (a [`Setup`] comes assembled);
+//! time comes from [`pgkeep_base::Clock`] only. What replaces, deletes or starts something is a `plan` (reads, changes
+//! nothing, can be printed and serialised) and then `run(plan)`; only the streaming ones (`wal push`, `wal fetch`)
+//! skip the plan.
+
+pub mod catalogue;
+pub mod engine;
+pub mod path;
+pub mod restore;
+pub mod setup;
+pub mod state;
+pub mod wal;
+
+pub use engine::Engine;
+pub use setup::{ClusterConfig, Place, Setup};

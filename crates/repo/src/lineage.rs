@@ -8,7 +8,7 @@ use pgkeep_base::{BackupId, ClusterName, Error, Result, SystemId};
 use pgkeep_store::ObjectName;
 
 /// `<cluster>/<sysid>`: what never mixes with another cluster, or with the same one before `pg_upgrade`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Lineage {
     /// The configured name.
     pub cluster: ClusterName,

@@ -117,6 +117,21 @@ impl WalSource for [u8] {
     }
 }
 
+/// A whole file in memory.
+impl WalSource for Vec<u8> {
+    fn bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn may_change(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(&'a self, offset: u64, length: usize, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        self.as_slice().read(offset, length, buffer)
+    }
+}
+
 /// A file with its length when it was opened.
 impl WalSource for (std::fs::File, u64) {
     fn bytes(&self) -> u64 {

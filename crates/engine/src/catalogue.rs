@@ -1,0 +1,149 @@
+//! The backups of a repository, read from their heads: `list` and `show`.
+//!
+//! Invariant: a backup is listed from what its signed head says and from which places have that head; nothing is
+//! taken from job history. No identity is needed.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Result, ResultExt, limits};
+use pgkeep_repo::head::{Head, VerifiedHead};
+use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::fetch::{Unread, find_copy};
+use pgkeep_store::Store;
+
+use crate::engine::Engine;
+
+/// A backup that exists: its head, and the places that have it.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// What its head says.
+    pub verified: VerifiedHead,
+    /// Names of the places that have the head.
+    pub places: Vec<String>,
+}
+
+impl Backup {
+    /// Its head.
+    pub fn head(&self) -> &Head {
+        &self.verified.head
+    }
+}
+
+/// A head that is there and can't be used.
+#[derive(Debug)]
+pub struct BadHead {
+    /// Whose.
+    pub lineage: Lineage,
+    /// Which backup it would be.
+    pub id: BackupId,
+    /// What is wrong.
+    pub error: Error,
+}
+
+/// All backups that were found.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    /// Good ones, oldest id first.
+    pub backups: Vec<Backup>,
+    /// Heads that can't be used.
+    pub bad: Vec<BadHead>,
+}
+
+impl Catalogue {
+    /// The backup of that id.
+    ///
+    /// # Errors
+    /// `NotFound`, or what is wrong with its head.
+    pub fn get(&self, id: &BackupId) -> Result<&Backup> {
+        if let Some(backup) = self.backups.iter().find(|backup| &backup.head().id == id) {
+            return Ok(backup);
+        }
+        match self.bad.iter().find(|bad| &bad.id == id) {
+            Some(bad) => Err(Error::new(bad.error.kind(), format!("backup {id} can't be used"))
+                .detail(bad.error.detail_text().unwrap_or_else(|| bad.error.to_string()))
+                .hint(bad.error.hint_text().unwrap_or("`pgkeep list` shows the others.").to_owned())),
+            None => Err(Error::not_found(format!("there is no backup {id}")).hint("`pgkeep list` shows what there is.")),
+        }
+    }
+
+    /// Physical backups of a lineage, oldest stop LSN first on each timeline.
+    pub fn physical<'a>(&'a self, lineage: &'a Lineage) -> impl Iterator<Item = &'a Backup> {
+        self.backups.iter().filter(move |backup| backup.head().lineage() == *lineage && backup.head().physical().is_ok())
+    }
+}
+
+/// Reads the heads of one cluster, or of all, in every place.
+///
+/// # Errors
+/// `Unavailable` or `Denied` where a place can't be listed.
+pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Catalogue> {
+    let mut places: BTreeMap<(Lineage, BackupId), Vec<String>> = BTreeMap::new();
+    for place in engine.places() {
+        let found = list_heads(&*place.store, cluster).await.during(|| format!("list repository \"{}\"", place.name))?;
+        for key in found {
+            places.entry(key).or_default().push(place.name.clone());
+        }
+    }
+    let reads = places.into_iter().map(|((lineage, id), places)| read_head(engine, lineage, id, places));
+    let read: Vec<_> = stream::iter(reads).buffered(limits::REQUESTS_IN_FLIGHT).try_collect().await?;
+    let mut catalogue = Catalogue::default();
+    for result in read {
+        match result {
+            Ok(backup) => catalogue.backups.push(backup),
+            Err(bad) => catalogue.bad.push(bad),
+        }
+    }
+    catalogue.backups.sort_by(|a, b| a.head().id.cmp(&b.head().id));
+    Ok(catalogue)
+}
+
+async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<Vec<(Lineage, BackupId)>> {
+    let clusters = match cluster {
+        Some(cluster) => vec![cluster.to_string()],
+        None => directories(store, "backups").await?,
+    };
+    let mut found = Vec::new();
+    for cluster in clusters.iter().filter_map(|name| name.parse::<ClusterName>().ok()) {
+        for system in directories(store, &format!("backups/{cluster}")).await? {
+            let Ok(system_identifier) = system.parse() else { continue };
+            let lineage = Lineage { cluster: cluster.clone(), system_identifier };
+            found.extend(heads_of(store, &lineage).await?.into_iter().map(|id| (lineage.clone(), id)));
+        }
+    }
+    Ok(found)
+}
+
+async fn heads_of(store: &dyn Store, lineage: &Lineage) -> Result<Vec<BackupId>> {
+    let mut objects = store.list(&format!("backups/{lineage}"), None);
+    let mut ids = Vec::new();
+    while let Some(object) = objects.try_next().await? {
+        let name = object.name.to_string();
+        let id = name.strip_suffix("/head").and_then(|path| path.rsplit('/').next()).and_then(|id| id.parse().ok());
+        ids.extend(id.filter(|id| lineage.head_name(id) == object.name));
+    }
+    Ok(ids)
+}
+
+async fn directories(store: &dyn Store, prefix: &str) -> Result<Vec<String>> {
+    match store.list_directories(prefix).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+type Read = std::result::Result<Backup, BadHead>;
+
+async fn read_head(engine: &Engine, lineage: Lineage, id: BackupId, places: Vec<String>) -> Result<Read> {
+    let name = lineage.head_name(&id);
+    let check = |bytes: bytes::Bytes| {
+        let verified = Head::read(engine.opener(), &name, &bytes)?;
+        let same = verified.head.id == id && verified.head.lineage() == lineage;
+        if same { Ok(verified) } else { Err(Error::corrupt("the head is that of another backup")) }
+    };
+    match find_copy(&engine.stores(), &name, limits::HEAD_BYTES_MAX, check).await {
+        Ok(verified) => Ok(Ok(Backup { verified, places })),
+        Err(why @ Unread::Unknown(_)) => Err(why.into_error(&name)),
+        Err(why) => Ok(Err(BadHead { lineage, id, error: why.into_error(&name) })),
+    }
+}

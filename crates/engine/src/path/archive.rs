@@ -1,0 +1,205 @@
+//! What the archive of one lineage holds: names, gathered by listing all places.
+//!
+//! Invariant: a listing only ever says "there is"; that something is *not* there is proven by asking for it by name.
+//! Memory: about 150 bytes for each segment from the first one asked for; a recovery names each of them anyway.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, TimelineId, WalFile};
+use pgkeep_pg::history::TimelineHistory;
+use pgkeep_repo::open::Unread;
+use pgkeep_repo::wal::{WalObjectName, object_name, open_wal, parse_object_name};
+use pgkeep_store::{ObjectMeta, ObjectName, Store};
+
+use super::tree::Tree;
+use pgkeep_repo::lineage::Lineage;
+
+use crate::engine::Engine;
+
+/// One content that was archived under a file name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// Keyed hash of the plaintext.
+    pub hash: String,
+    /// Length of the object, by the listing.
+    pub bytes: u64,
+    /// Index of the places that list it, as bits.
+    pub places: u64,
+}
+
+/// The archive of a lineage, from some segment on.
+#[derive(Debug)]
+pub struct Archive {
+    /// Whose it is.
+    pub lineage: Lineage,
+    /// The cluster's segment size.
+    pub segment_size: SegmentSize,
+    /// Its timelines.
+    pub tree: Tree,
+    /// Timelines whose stored history can't be used, with the reason.
+    pub bad_histories: Vec<(TimelineId, Error)>,
+    segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
+}
+
+/// What is known of a lineage's timelines from elsewhere: its heads.
+#[derive(Debug, Default)]
+pub struct HeadTimelines {
+    /// Histories that heads repeat.
+    pub histories: Vec<TimelineHistory>,
+    /// Timelines on which backups were taken.
+    pub seen: Vec<TimelineId>,
+}
+
+impl Archive {
+    /// Lists the lineage's WAL in every place, from segment number `from` on.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Denied` where a place can't be listed: what is in the others may not be all.
+    pub async fn load(
+        engine: &Engine,
+        lineage: &Lineage,
+        segment_size: SegmentSize,
+        from: u64,
+        heads: HeadTimelines,
+    ) -> Result<Archive> {
+        let mut found = Found::new(segment_size);
+        for (index, place) in engine.places().iter().enumerate() {
+            found
+                .list_place(&*place.store, lineage, from, 1 << index)
+                .await
+                .during(|| format!("list the WAL of {lineage} in repository \"{}\"", place.name))?;
+        }
+        let (histories, bad_histories) = read_histories(engine, found.histories).await?;
+        let seen = found.timelines.into_iter().chain(heads.seen);
+        let tree = Tree::new(heads.histories.into_iter().chain(histories), seen);
+        Ok(Archive { lineage: lineage.clone(), segment_size, tree, bad_histories, segments: found.segments })
+    }
+
+    /// What was archived as segment `number` of `timeline`.
+    pub fn contents(&self, timeline: TimelineId, number: u64) -> &[Content] {
+        self.segments.get(&(timeline, number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The largest segment number of a timeline.
+    pub fn last_number(&self, timeline: TimelineId) -> Option<u64> {
+        self.segments.range((timeline, 0)..=(timeline, u64::MAX)).next_back().map(|((_, number), _)| *number)
+    }
+
+    /// Segment numbers of a timeline, in order.
+    pub fn numbers(&self, timeline: TimelineId) -> impl Iterator<Item = u64> {
+        self.segments.range((timeline, 0)..=(timeline, u64::MAX)).map(|((_, number), _)| *number)
+    }
+
+    /// Segment names under which different contents were archived.
+    pub fn doubles(&self) -> impl Iterator<Item = (TimelineId, u64)> {
+        self.segments.iter().filter(|(_, contents)| contents.len() > 1).map(|(key, _)| *key)
+    }
+
+    /// Timelines that have segments here, oldest first.
+    pub fn timelines(&self) -> Vec<TimelineId> {
+        let mut timelines: Vec<_> = self.segments.keys().map(|(timeline, _)| *timeline).collect();
+        timelines.dedup();
+        timelines
+    }
+
+    /// The name of the object that holds a content.
+    pub fn object_name(&self, file: &WalFile, hash: &str) -> Result<ObjectName> {
+        object_name(&self.lineage.cluster, self.lineage.system_identifier, file, hash)
+    }
+}
+
+struct Found {
+    segment_size: SegmentSize,
+    segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
+    histories: BTreeMap<(TimelineId, String), ObjectName>,
+    timelines: Vec<TimelineId>,
+}
+
+impl Found {
+    fn new(segment_size: SegmentSize) -> Found {
+        Found { segment_size, segments: BTreeMap::new(), histories: BTreeMap::new(), timelines: Vec::new() }
+    }
+
+    async fn list_place(&mut self, store: &dyn Store, lineage: &Lineage, from: u64, place: u64) -> Result<()> {
+        let directory = format!("wal/{}/{}", lineage.cluster, lineage.system_identifier);
+        let timelines = match store.list_directories(&directory).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        for timeline in timelines.iter().filter_map(|name| TimelineId::from_hex(name)) {
+            self.timelines.push(timeline);
+            self.list_timeline(store, &format!("{directory}/{}", timeline.hex()), from, place).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_timeline(&mut self, store: &dyn Store, directory: &str, from: u64, place: u64) -> Result<()> {
+        let mut listing = store.list(directory, None);
+        while let Some(object) = listing.try_next().await? {
+            if let Some(name) = parse_object_name(&object.name).filter(|name| name.part.is_none()) {
+                self.take(name, object, from, place);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, name: WalObjectName, object: ObjectMeta, from: u64, place: u64) {
+        match &name.file {
+            WalFile::History(timeline) => {
+                self.histories.insert((*timeline, name.hash), object.name);
+            }
+            WalFile::Segment(_) => {
+                let Some(segment) = name.file.segment(self.segment_size).filter(|segment| segment.number >= from) else {
+                    return;
+                };
+                let contents = self.segments.entry((segment.timeline, segment.number)).or_default();
+                match contents.iter_mut().find(|content| content.hash == name.hash) {
+                    Some(content) => content.places |= place,
+                    None => contents.push(Content { hash: name.hash, bytes: object.bytes, places: place }),
+                }
+            }
+            WalFile::Partial(_) | WalFile::BackupHistory(_) => {}
+        }
+    }
+}
+
+type Histories = (Vec<TimelineHistory>, Vec<(TimelineId, Error)>);
+
+/// Reads the stored history files. Two different ones of one timeline are two promotions to the same number: neither
+/// is used.
+async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), ObjectName>) -> Result<Histories> {
+    let stores: Vec<Arc<dyn Store>> = engine.stores();
+    let mut good: BTreeMap<TimelineId, TimelineHistory> = BTreeMap::new();
+    let mut bad = Vec::new();
+    for ((timeline, _), name) in names {
+        match read_history(engine, &stores, timeline, &name).await {
+            Ok(history) => match good.get(&timeline) {
+                Some(other) if *other != history => {
+                    bad.push((timeline, Error::conflict(format!("two different history files of timeline {timeline} were archived"))));
+                }
+                _ => {
+                    good.insert(timeline, history);
+                }
+            },
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied) => return Err(error),
+            Err(error) => bad.push((timeline, error)),
+        }
+    }
+    for (timeline, _) in bad.iter().filter(|(_, error)| error.kind() == ErrorKind::Conflict) {
+        good.remove(timeline);
+    }
+    Ok((good.into_values().collect(), bad))
+}
+
+async fn read_history(
+    engine: &Engine,
+    stores: &[Arc<dyn Store>],
+    timeline: TimelineId,
+    name: &ObjectName,
+) -> Result<TimelineHistory> {
+    let opened = open_wal(stores, engine.opener(), engine.naming(), name).await;
+    let (_, content) = opened.map_err(|why: Unread| why.into_error(name))?;
+    TimelineHistory::parse(timeline, &content)
+}

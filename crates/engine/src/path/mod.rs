@@ -1,0 +1,16 @@
+//! The path that recovery takes through the archive: which timelines, which segments, up to which record.
+//!
+//! Invariant: a path is resolved by walking the WAL itself (docs/adr/0002): every record from a backup's start to the
+//! stop is read and checked before anything is restored, so that the stop is the start of a record that exists.
+//! `archive` is what is there, `tree` and `route` are which timeline leads where, `walk` and `search` find the stop.
+
+pub mod archive;
+pub mod route;
+pub mod search;
+pub mod tree;
+pub mod walk;
+
+pub use archive::Archive;
+pub use search::{Position, Stop};
+pub use tree::Tree;
+pub use walk::{From, PathEnd, Walked, walk};

@@ -1,0 +1,103 @@
+//! Which timelines can serve a segment number on the way to a timeline.
+//!
+//! PostgreSQL looks for a segment under the newest timeline of the target's history that had begun by then, and falls
+//! back to older ones (`XLogFileReadAnyTLI`). The segment of a switch exists under the old timeline, the new one, or
+//! both; the old one's copy is right only up to the switch point, because the old primary may have gone on.
+
+use pgkeep_base::{Lsn, SegmentSize, TimelineId, WalSegment};
+use pgkeep_pg::history::TimelineHistory;
+
+use super::tree::Tree;
+
+/// One way to have a segment of the route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// The segment, under the timeline that serves it.
+    pub segment: WalSegment,
+    /// Records from here on are not of this route: the route ends here if this choice is taken.
+    pub until: Option<Lsn>,
+    /// The timeline that recovery must be told to aim at, where it is not the route's own.
+    pub aim: Option<TimelineId>,
+}
+
+/// The choices for segment `number` on the way to the timeline of `history`, best first.
+pub fn choices(tree: &Tree, history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec<Choice> {
+    let mut found = own_choices(history, number, size);
+    found.extend(descendant_choices(tree, history, number, size));
+    found
+}
+
+/// Under the timeline itself and its ancestors, newest first.
+fn own_choices(history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec<Choice> {
+    let mut found = Vec::new();
+    let mut begin_of_newer: Option<Lsn> = None;
+    let newest_first = std::iter::once(history.timeline()).chain(history.switches().iter().rev().map(|s| s.timeline));
+    for timeline in newest_first {
+        let begin = history.begin_of(timeline).expect("it is of this history");
+        let left = history.switch_point(timeline);
+        let begun = size.number_of(begin) <= number;
+        let not_left = left.is_none_or(|left| number <= size.number_before(left));
+        if begun && not_left {
+            let segment = WalSegment { timeline, number, size };
+            found.push(Choice { segment, until: begin_of_newer.filter(|newer| *newer < segment.end()), aim: None });
+        }
+        begin_of_newer = Some(begin);
+    }
+    found
+}
+
+/// A segment of the timeline's own end may exist only as the beginning of a descendant's first one.
+fn descendant_choices<'a>(
+    tree: &'a Tree,
+    history: &'a TimelineHistory,
+    number: u64,
+    size: SegmentSize,
+) -> impl Iterator<Item = Choice> + 'a {
+    let own = history.timeline();
+    let begin = history.begin_of(own).expect("it is of itself");
+    tree.children(own).filter_map(move |(child, fork)| {
+        let shares = size.number_of(fork) == number && fork >= begin && Lsn(number * size.bytes()) < fork;
+        let segment = WalSegment { timeline: child.timeline(), number, size };
+        shares.then_some(Choice { segment, until: Some(fork), aim: Some(child.timeline()) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn timeline(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    fn names(tree: &Tree, target: u32, number: u64) -> Vec<(u32, bool, Option<u32>)> {
+        let history = tree.history(timeline(target)).unwrap();
+        let found = choices(tree, history, number, SegmentSize::new(SIZE as u32).unwrap());
+        found.iter().map(|c| (c.segment.timeline.get(), c.until.is_some(), c.aim.map(TimelineId::get))).collect()
+    }
+
+    /// Aim: the segment of a switch is taken from the new timeline, from the old one only up to the switch point, and
+    /// after that the old timeline is no choice at all.
+    #[test]
+    fn the_segment_of_a_switch_has_two_names() {
+        let fork = Lsn(5 * SIZE + 77);
+        let second = TimelineHistory::root(timeline(1)).child(timeline(2), fork, "promoted").unwrap();
+        let tree = Tree::new([second], []);
+        assert_eq!(names(&tree, 2, 4), [(1, false, None)]);
+        assert_eq!(names(&tree, 2, 5), [(2, false, None), (1, true, None)]);
+        assert_eq!(names(&tree, 2, 6), [(2, false, None)]);
+        assert_eq!(names(&tree, 1, 5), [(1, false, None), (2, true, Some(2))], "it may exist only on the descendant");
+        assert_eq!(names(&tree, 1, 6), [(1, false, None)]);
+    }
+
+    #[test]
+    fn a_switch_on_a_border_shares_no_segment() {
+        let second = TimelineHistory::root(timeline(1)).child(timeline(2), Lsn(5 * SIZE), "promoted").unwrap();
+        let tree = Tree::new([second], []);
+        assert_eq!(names(&tree, 2, 4), [(1, false, None)]);
+        assert_eq!(names(&tree, 2, 5), [(2, false, None)]);
+        assert_eq!(names(&tree, 1, 5), [(1, false, None)]);
+    }
+}

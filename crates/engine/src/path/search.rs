@@ -1,0 +1,187 @@
+//! Finds the record at which a recovery target makes PostgreSQL stop.
+//!
+//! Every target becomes "inclusive, *start* LSN of the last record to replay" (`recoveryStopsBefore` and
+//! `recoveryStopsAfter` in `xlogrecovery.c`). The search sees each record once, in WAL order, from the backup's start.
+
+use std::ops::ControlFlow;
+
+use jiff::Timestamp;
+use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, TimelineId};
+use pgkeep_pg::wal::{Meaning, Record, meaning};
+
+/// A record, and what was known of the time when it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Position {
+    /// Start of the record.
+    pub record: Lsn,
+    /// First byte after it.
+    pub end: Lsn,
+    /// Timeline of the page that it begins on.
+    pub timeline: TimelineId,
+    /// Latest time in any record up to and with this one.
+    pub time: Option<Timestamp>,
+}
+
+/// Looks for the stop of one target.
+#[derive(Debug)]
+pub struct Search {
+    target: RecoveryTarget,
+    exclusive: bool,
+    major: PgMajor,
+    backup_start: Lsn,
+    consistent: Option<Position>,
+    last: Option<Position>,
+    last_finished: Option<Timestamp>,
+    last_known_time: Option<Timestamp>,
+    stop: Option<Stop>,
+    early: bool,
+}
+
+/// Where a search ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Replay ends with this record.
+    At(Position),
+    /// The target lies before the backup is consistent.
+    BeforeConsistency,
+}
+
+impl Search {
+    /// A search in the WAL of a backup that begins at `backup_start` (its redo point).
+    ///
+    /// # Errors
+    /// `Invalid` for an exclusive target that has no exclusive form.
+    pub fn new(target: RecoveryTarget, exclusive: bool, major: PgMajor, backup_start: Lsn) -> Result<Search> {
+        let has_exclusive = matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_));
+        if exclusive && !has_exclusive {
+            return Err(Error::invalid("--exclusive goes with --at, --lsn and --xid only")
+                .detail("PostgreSQL knows `recovery_target_inclusive = off` for these three targets"));
+        }
+        Ok(Search {
+            target,
+            exclusive,
+            major,
+            backup_start,
+            consistent: None,
+            last: None,
+            last_finished: None,
+            last_known_time: None,
+            stop: None,
+            early: false,
+        })
+    }
+
+    /// Takes the next record; breaks once the stop is known.
+    pub fn visit(&mut self, record: &Record<'_>) -> ControlFlow<()> {
+        let meaning = meaning(record, self.major);
+        if self.stops_before(record, &meaning) {
+            let stop = match (self.consistent, self.last) {
+                (Some(_), Some(last)) => Stop::At(last),
+                _ => Stop::BeforeConsistency,
+            };
+            self.stop = Some(stop);
+            return ControlFlow::Break(());
+        }
+        self.take_note(record, &meaning);
+        if self.stops_after(record, &meaning) {
+            let here = self.last.expect("this record was just noted");
+            match (self.consistent, &self.target) {
+                (Some(_), _) => self.stop = Some(Stop::At(here)),
+                // A later restore point of that name may be meant: ours is a target by LSN, so this one does not stop it.
+                (None, RecoveryTarget::Name(_)) => {
+                    self.early = true;
+                    return ControlFlow::Continue(());
+                }
+                (None, _) => self.stop = Some(Stop::BeforeConsistency),
+            }
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take_note(&mut self, record: &Record<'_>, meaning: &Meaning) {
+        let time = match meaning {
+            Meaning::Commit { time, .. } | Meaning::Abort { time, .. } => {
+                self.last_finished = Some(*time);
+                Some(*time)
+            }
+            Meaning::RestorePoint { time, .. } | Meaning::Checkpoint { time, .. } | Meaning::EndOfRecovery { time, .. } => {
+                Some(*time)
+            }
+            _ => None,
+        };
+        self.last_known_time = self.last_known_time.max(time);
+        let here = Position { record: record.start, end: record.end, timeline: record.timeline, time: self.last_known_time };
+        self.last = Some(here);
+        if matches!(meaning, Meaning::BackupEnd { start_lsn } if *start_lsn == self.backup_start) {
+            self.consistent = Some(here);
+        }
+    }
+
+    /// PostgreSQL's `recoveryStopsBefore`.
+    fn stops_before(&self, record: &Record<'_>, meaning: &Meaning) -> bool {
+        match (&self.target, meaning) {
+            (RecoveryTarget::Time(target), Meaning::Commit { time, .. } | Meaning::Abort { time, .. }) => {
+                if self.exclusive { time >= target } else { time > target }
+            }
+            (RecoveryTarget::Lsn(target), _) => self.exclusive && record.start >= *target,
+            (RecoveryTarget::Xid(target), Meaning::Commit { xid, .. } | Meaning::Abort { xid, .. }) => {
+                self.exclusive && *xid == Some(*target)
+            }
+            _ => false,
+        }
+    }
+
+    /// PostgreSQL's `recoveryStopsAfter`.
+    fn stops_after(&self, record: &Record<'_>, meaning: &Meaning) -> bool {
+        match (&self.target, meaning) {
+            (RecoveryTarget::Immediate, _) => self.consistent.is_some(),
+            (RecoveryTarget::Lsn(target), _) => !self.exclusive && record.start >= *target,
+            (RecoveryTarget::Xid(target), Meaning::Commit { xid, .. } | Meaning::Abort { xid, .. }) => {
+                !self.exclusive && *xid == Some(*target)
+            }
+            (RecoveryTarget::Name(target), Meaning::RestorePoint { name, .. }) => name == target,
+            _ => false,
+        }
+    }
+
+    /// The stop, once the search broke off.
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
+
+    /// The restore point was seen, but only before the backup is consistent.
+    pub fn seen_too_early(&self) -> bool {
+        self.early && self.stop.is_none()
+    }
+
+    /// The stop when the WAL has ended without a break: "latest", and a time after the last commit but not after the
+    /// last time that any record bears.
+    pub fn stop_at_end(&self) -> Option<Stop> {
+        let reached = match &self.target {
+            RecoveryTarget::EndOfWal => true,
+            RecoveryTarget::Time(target) => self.last_known_time.is_some_and(|known| *target <= known),
+            _ => false,
+        };
+        let stop = match (self.consistent, self.last) {
+            (Some(_), Some(last)) => Stop::At(last),
+            _ => return None,
+        };
+        reached.then_some(stop)
+    }
+
+    /// The record that makes the backup consistent, once it was seen.
+    pub fn consistent(&self) -> Option<Position> {
+        self.consistent
+    }
+
+    /// The last record that was seen and is to be replayed.
+    pub fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// Time of the last commit or abort that is to be replayed.
+    pub fn last_finished(&self) -> Option<Timestamp> {
+        self.last_finished
+    }
+}

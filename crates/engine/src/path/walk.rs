@@ -1,0 +1,290 @@
+//! Walks the WAL of a route, segment by segment, until a target's stop or the end of what is there.
+//!
+//! Invariants: the walk ends at the first thing that PostgreSQL could not replay either; why it ended is always told
+//! apart (missing, bad, unknown, two histories). At most [`SEGMENTS_IN_FLIGHT`] segments are in memory.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+use pgkeep_pg::history::TimelineHistory;
+use pgkeep_pg::wal::{WalkEnd, Walker};
+use pgkeep_repo::open::Unread;
+use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, compare_contents, open_wal};
+use pgkeep_store::Store;
+
+use super::archive::{Archive, Content};
+use super::route::{Choice, choices};
+use super::search::{Search, Stop};
+use crate::engine::Engine;
+use crate::wal::map::SegmentMap;
+
+/// Segments that are being read ahead of the walk.
+const SEGMENTS_IN_FLIGHT: usize = 4;
+
+/// Where a walk begins: a base backup.
+#[derive(Clone, Copy, Debug)]
+pub struct From {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Its redo point.
+    pub start_lsn: Lsn,
+    /// End of its backup-end record.
+    pub stop_lsn: Lsn,
+    /// Of the cluster.
+    pub major: PgMajor,
+}
+
+/// Why a walk ended.
+#[derive(Debug)]
+pub enum PathEnd {
+    /// The target's stop was found.
+    Stop,
+    /// No place has this segment; `later` is the first segment of the route that is there after it.
+    Missing {
+        /// Under the name that PostgreSQL would ask for first.
+        segment: WalSegment,
+        /// The gap's other side, if there is one.
+        later: Option<WalSegment>,
+    },
+    /// No good copy of this segment exists.
+    Bad {
+        /// The segment.
+        segment: WalSegment,
+        /// What is wrong with each copy.
+        error: Error,
+    },
+    /// Valid records end here, in a segment that is there and whole: a crash, or an old primary's last segment.
+    Invalid {
+        /// Where.
+        at: Lsn,
+        /// Why.
+        reason: String,
+        /// Later segments of the route are there.
+        later: Option<WalSegment>,
+    },
+    /// The route ends at this switch point: only an older timeline's copy of the segment is there.
+    Left {
+        /// The switch point.
+        at: Lsn,
+        /// The segment that is missing.
+        missing: WalSegment,
+        /// Later segments of the route are there.
+        later: Option<WalSegment>,
+    },
+}
+
+/// The outcome of a walk.
+#[derive(Debug)]
+pub struct Walked {
+    /// What was seen, and the stop if it was found.
+    pub search: Search,
+    /// Why the walk ended.
+    pub end: PathEnd,
+    /// The segments walked.
+    pub map: SegmentMap,
+    /// The timeline that recovery must be told to aim at.
+    pub aim: TimelineId,
+}
+
+impl PathEnd {
+    /// True where nothing of the route is left behind: the archive simply goes no further.
+    pub fn is_natural(&self) -> bool {
+        match self {
+            PathEnd::Stop => true,
+            PathEnd::Missing { later, .. } | PathEnd::Invalid { later, .. } | PathEnd::Left { later, .. } => later.is_none(),
+            PathEnd::Bad { .. } => false,
+        }
+    }
+}
+
+impl Walked {
+    /// The stop of the target: found on the way, or the end of the archive where that is what was asked for.
+    ///
+    /// "Latest" is an answer only where the archive ends by itself: a gap or a bad segment with more behind it is not
+    /// its end.
+    pub fn stop(&self) -> Option<Stop> {
+        let at_end = || self.search.stop_at_end().filter(|_| self.end.is_natural());
+        self.search.stop().or_else(at_end)
+    }
+}
+
+/// Walks from a backup towards `target` on the timeline of `history`.
+///
+/// # Errors
+/// `Unavailable`, `Denied` or `Refused` where a segment may be there but can't be read; `Conflict` where two different
+/// segments of one name can't be told apart.
+pub async fn walk(
+    engine: &Engine,
+    archive: &Archive,
+    from: From,
+    history: &TimelineHistory,
+    target: RecoveryTarget,
+    exclusive: bool,
+) -> Result<Walked> {
+    let search = Search::new(target, exclusive, from.major, from.start_lsn)?;
+    let first = archive.segment_size.number_of(from.start_lsn);
+    let last = last_number(archive, history).unwrap_or(first);
+    let source = Source { engine, archive, history, stores: engine.stores() };
+    let mut segments = stream::iter(first..=last.max(first) + 1).map(|number| source.open(number)).buffered(SEGMENTS_IN_FLIGHT);
+    let mut progress = Progressing::new(archive.segment_size, from, search, history.timeline());
+    while let Some(opened) = segments.next().await {
+        if let Some(end) = progress.take(opened?, &source)? {
+            return Ok(Walked { search: progress.search, end, map: progress.map, aim: progress.aim });
+        }
+    }
+    Err(Error::internal("a walk through the WAL ended without a reason"))
+}
+
+/// The largest segment number that any timeline of the route has.
+fn last_number(archive: &Archive, history: &TimelineHistory) -> Option<u64> {
+    let ancestors = history.switches().iter().map(|switch| switch.timeline);
+    ancestors.chain([history.timeline()]).filter_map(|timeline| archive.last_number(timeline)).max()
+}
+
+struct Progressing {
+    walker: Walker,
+    search: Search,
+    map: SegmentMap,
+    aim: TimelineId,
+}
+
+impl Progressing {
+    fn new(size: SegmentSize, from: From, search: Search, aim: TimelineId) -> Progressing {
+        Progressing { walker: Walker::new(Some(from.start_lsn)), search, map: SegmentMap::new(size), aim }
+    }
+
+    /// Walks one segment; `Some` when the path ends in it.
+    fn take(&mut self, opened: Opened, source: &Source<'_>) -> Result<Option<PathEnd>> {
+        let (choice, hash, content) = match opened {
+            Opened::Good(choice, hash, content) => (choice, hash, content),
+            Opened::Missing(segment) => {
+                return Ok(Some(PathEnd::Missing { segment, later: source.later_than(segment.number) }));
+            }
+            Opened::Bad(segment, error) => return Ok(Some(PathEnd::Bad { segment, error })),
+        };
+        let until = choice.until.unwrap_or(Lsn(u64::MAX));
+        let mut left = false;
+        let search = &mut self.search;
+        let end = self.walker.feed(&content, &choice.segment, &mut |record| {
+            left = record.end > until;
+            if left { ControlFlow::Break(()) } else { search.visit(record) }
+        })?;
+        let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
+        if contributes {
+            self.map.push(choice.segment, hash)?;
+            self.aim = choice.aim.unwrap_or(self.aim);
+        }
+        Ok(match end {
+            WalkEnd::Interrupted { .. } if left => Some(source.left_at(until, choice.segment)),
+            WalkEnd::Interrupted { .. } => Some(PathEnd::Stop),
+            WalkEnd::Stopped { at, .. } if choice.until.is_some_and(|until| at >= until) => {
+                Some(source.left_at(until, choice.segment))
+            }
+            WalkEnd::Stopped { at, reason } => {
+                Some(PathEnd::Invalid { at, reason, later: source.later_than(choice.segment.number) })
+            }
+            _ if choice.until.is_some() => Some(source.left_at(until, choice.segment)),
+            _ => None,
+        })
+    }
+}
+
+enum Opened {
+    Good(Choice, String, Vec<u8>),
+    Missing(WalSegment),
+    Bad(WalSegment, Error),
+}
+
+struct Source<'a> {
+    engine: &'a Engine,
+    archive: &'a Archive,
+    history: &'a TimelineHistory,
+    stores: Vec<Arc<dyn Store>>,
+}
+
+impl Source<'_> {
+    /// The first segment of the route after `number` that is listed.
+    fn later_than(&self, number: u64) -> Option<WalSegment> {
+        let size = self.archive.segment_size;
+        let last = last_number(self.archive, self.history)?;
+        (number + 1..=last).find_map(|number| {
+            let found = choices(&self.archive.tree, self.history, number, size);
+            found.iter().map(|choice| choice.segment).find(|s| !self.archive.contents(s.timeline, s.number).is_empty())
+        })
+    }
+
+    fn left_at(&self, until: Lsn, segment: WalSegment) -> PathEnd {
+        let missing = WalSegment { timeline: self.history.timeline_at(until), ..segment };
+        PathEnd::Left { at: until, missing, later: self.later_than(segment.number) }
+    }
+
+    async fn open(&self, number: u64) -> Result<Opened> {
+        let options = choices(&self.archive.tree, self.history, number, self.archive.segment_size);
+        let first = options.first().map(|choice| choice.segment).unwrap_or(WalSegment {
+            timeline: self.history.timeline(),
+            number,
+            size: self.archive.segment_size,
+        });
+        for choice in options {
+            let segment = choice.segment;
+            let contents = self.archive.contents(segment.timeline, number);
+            if contents.is_empty() {
+                continue;
+            }
+            return match self.open_contents(segment, contents).await? {
+                Ok((hash, content)) => Ok(Opened::Good(choice, hash, content)),
+                Err(error) => Ok(Opened::Bad(segment, error)),
+            };
+        }
+        Ok(Opened::Missing(first))
+    }
+
+    /// Opens the content to use; the inner error says that no good copy exists.
+    ///
+    /// Of several, the one that all others are the beginning of: compared byte by byte, since an identity is at hand.
+    async fn open_contents(&self, segment: WalSegment, contents: &[Content]) -> Result<Result<(String, Vec<u8>)>> {
+        let mut best: Option<(String, Option<WalFacts>, Vec<u8>)> = None;
+        for content in contents {
+            let (facts, bytes) = match self.open_content(segment, &content.hash).await? {
+                Ok(opened) => opened,
+                Err(error) => return Ok(Err(error)),
+            };
+            let Some((hash, known, known_bytes)) = best.take() else {
+                best = Some((content.hash.clone(), facts, bytes));
+                continue;
+            };
+            match relation(known.as_ref(), &known_bytes, facts.as_ref(), &bytes) {
+                Relation::Same | Relation::LongerTail(Longer::First) => best = Some((hash, known, known_bytes)),
+                Relation::LongerTail(Longer::Second) => best = Some((content.hash.clone(), facts, bytes)),
+                Relation::Fork | Relation::Unknown => return Ok(Err(two_histories(segment))),
+            }
+        }
+        let (hash, _, bytes) = best.ok_or_else(|| Error::internal("no content to choose from"))?;
+        Ok(Ok((hash, bytes)))
+    }
+
+    async fn open_content(&self, segment: WalSegment, hash: &str) -> Result<Result<(Option<WalFacts>, Vec<u8>)>> {
+        let name = self.archive.object_name(&WalFile::Segment(segment.name()), hash)?;
+        match open_wal(&self.stores, self.engine.opener(), self.engine.naming(), &name).await {
+            Ok((header, content)) => Ok(Ok((header.facts, content))),
+            Err(why @ (Unread::Bad(_) | Unread::Absent)) => Ok(Err(why.into_error(&name))),
+            Err(why) => Err(why.into_error(&name)),
+        }
+    }
+}
+
+fn relation(a: Option<&WalFacts>, a_bytes: &[u8], b: Option<&WalFacts>, b_bytes: &[u8]) -> Relation {
+    let (Some(a), Some(b)) = (a, b) else { return Relation::Unknown };
+    match compare(a, b) {
+        Relation::Unknown => compare_contents((a, a_bytes), (b, b_bytes)),
+        known => known,
+    }
+}
+
+fn two_histories(segment: WalSegment) -> Error {
+    Error::corrupt(format!("two different segments were archived as {segment}"))
+        .detail("neither is the beginning of the other: two servers archived as one cluster")
+        .hint("`pgkeep wal list` shows both; recovery is possible up to the segment before.")
+}

@@ -1,0 +1,164 @@
+//! Chooses the backup and resolves the target to the start of one record.
+//!
+//! Invariants: the backup's timeline leads to the target's, and the backup is consistent before the stop; what is
+//! chosen was walked from the backup's start to the stop. A backup is never chosen by a file's modification time.
+
+use pgkeep_base::{Error, Lsn, RecoveryTarget, Result, TargetTimeline, TimelineId};
+use pgkeep_pg::history::TimelineHistory;
+use pgkeep_repo::head::PhysicalHead;
+
+use super::request::RestoreRequest;
+use super::unreachable::{Moment, before_first, past_end};
+use crate::catalogue::Backup;
+use crate::engine::Engine;
+use crate::path::{Archive, From, Position, Stop, Walked, walk};
+
+/// A backup, the way from it, and the record at which to stop.
+#[derive(Debug)]
+pub struct Resolved<'a> {
+    /// The backup to restore.
+    pub backup: &'a Backup,
+    /// The walk from it.
+    pub walked: Walked,
+    /// The last record to replay.
+    pub stop: Position,
+    /// The history of the timeline that was asked for.
+    pub history: TimelineHistory,
+}
+
+/// Finds backup and stop.
+///
+/// # Errors
+/// `Refused` where the target can't be reached, with the nearest moments that can.
+pub async fn resolve<'a>(
+    engine: &Engine,
+    archive: &Archive,
+    backups: &[&'a Backup],
+    request: &RestoreRequest,
+) -> Result<Resolved<'a>> {
+    let history = target_history(archive, backups, request)?;
+    let candidates = candidates(backups, &history, request)?;
+    let target = &request.target;
+    let mut last_failure: Option<Error> = None;
+    for (index, backup) in candidates.iter().enumerate() {
+        let walked = walk(engine, archive, from(backup)?, &history, target.clone(), request.exclusive).await?;
+        match walked.stop() {
+            Some(Stop::At(stop)) => return Ok(cut(backup, walked, stop, history)),
+            Some(Stop::BeforeConsistency) => {}
+            // A name or a transaction that is not after this backup may be before it.
+            None if is_looked_for(target) && index + 1 < candidates.len() => {}
+            None => return Err(past_end(target, &walked, next_moment(backups, &history, &walked)?)),
+        }
+        last_failure.get_or_insert(not_found(target, &walked, oldest(backups, &history)));
+    }
+    Err(last_failure.unwrap_or_else(|| before_first(target, oldest(backups, &history))))
+}
+
+fn cut<'a>(backup: &'a Backup, mut walked: Walked, stop: Position, history: TimelineHistory) -> Resolved<'a> {
+    let last = walked.map.segment_size().number_before(stop.end);
+    walked.map.truncate(last);
+    Resolved { backup, walked, stop, history }
+}
+
+/// Targets whose place is known only once they are found.
+fn is_looked_for(target: &RecoveryTarget) -> bool {
+    matches!(target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_))
+}
+
+fn not_found(target: &RecoveryTarget, walked: &Walked, oldest: Option<&Backup>) -> Error {
+    if is_looked_for(target) && walked.search.stop().is_none() && !walked.search.seen_too_early() {
+        return past_end(target, walked, None);
+    }
+    before_first(target, oldest)
+}
+
+/// The history of the timeline that was asked for.
+fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreRequest) -> Result<TimelineHistory> {
+    let wanted = match request.timeline {
+        TargetTimeline::Numbered(timeline) => timeline,
+        TargetTimeline::Latest => newest_reachable(archive, backups, request)?,
+        TargetTimeline::Current => {
+            let backup = backups.iter().rfind(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id));
+            physical(backup.ok_or_else(|| before_first(&request.target, None))?)?.timeline
+        }
+    };
+    archive.tree.history(wanted).cloned().ok_or_else(|| {
+        Error::refused(format!("timeline {wanted} can't be reached"))
+            .detail(format!("its history file is not in the archive and no other history names it{}", bad_history(archive, wanted)))
+            .hint("`pgkeep wal list` shows the timelines that there are.")
+    })
+}
+
+fn bad_history(archive: &Archive, timeline: TimelineId) -> String {
+    let found = archive.bad_histories.iter().find(|(bad, _)| *bad == timeline);
+    found.map_or_else(String::new, |(_, error)| format!("; the file that is there can't be used: {error}"))
+}
+
+/// The newest timeline that some backup leads to.
+fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreRequest) -> Result<TimelineId> {
+    let mut newest = None;
+    for backup in backups.iter().filter(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id)) {
+        let head = physical(backup)?;
+        let reached = archive.tree.newest_from(head.timeline, head.stop_lsn).map(TimelineHistory::timeline);
+        newest = newest.max(reached.or(Some(head.timeline)));
+    }
+    if let Some(lost) = archive.tree.unexplained().filter(|timeline| Some(*timeline) > newest).last() {
+        return Err(Error::refused(format!("the newest timeline, {lost}, can't be reached"))
+            .detail(format!("something of it is in the archive, but not its history file{}", bad_history(archive, lost)))
+            .hint("Name the timeline with `--timeline N`; `pgkeep wal list` shows them."));
+    }
+    newest.ok_or_else(|| before_first(&request.target, None))
+}
+
+/// The backups to try, best first.
+fn candidates<'a>(backups: &[&'a Backup], history: &TimelineHistory, request: &RestoreRequest) -> Result<Vec<&'a Backup>> {
+    let mut found = Vec::new();
+    for backup in backups.iter().copied() {
+        let head = physical(backup)?;
+        let named = request.backup.as_ref().is_none_or(|id| *id == backup.head().id);
+        if named && history.contains(head.timeline, head.stop_lsn) && may_precede(backup, head, request) {
+            found.push((head.stop_lsn, backup));
+        }
+    }
+    found.sort_by_key(|(stop_lsn, backup)| std::cmp::Reverse((*stop_lsn, backup.head().id.clone())));
+    Ok(found.into_iter().map(|(_, backup)| backup).collect())
+}
+
+/// False where the backup surely ends after the target. Clocks only sort out; the walk decides.
+fn may_precede(backup: &Backup, head: &PhysicalHead, request: &RestoreRequest) -> bool {
+    match &request.target {
+        RecoveryTarget::Lsn(lsn) => head.stop_lsn <= *lsn,
+        RecoveryTarget::Time(time) => backup.head().started_at <= *time,
+        _ => true,
+    }
+}
+
+fn oldest<'a>(backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a Backup> {
+    let leads = |head: &PhysicalHead| history.contains(head.timeline, head.stop_lsn);
+    let stop = |backup: &&Backup| physical(backup).map_or(Lsn::INVALID, |head| head.stop_lsn);
+    backups.iter().copied().filter(|backup| physical(backup).is_ok_and(leads)).min_by_key(stop)
+}
+
+/// The first moment after the walk's end that a later backup makes reachable again.
+fn next_moment(backups: &[&Backup], history: &TimelineHistory, walked: &Walked) -> Result<Option<Moment>> {
+    let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
+    let mut next: Option<Moment> = None;
+    for backup in backups {
+        let head = physical(backup)?;
+        let leads = history.contains(head.timeline, head.stop_lsn);
+        if leads && head.start_lsn >= end && next.is_none_or(|next| head.stop_lsn < next.lsn) {
+            next = Some(Moment { lsn: head.stop_lsn, time: Some(backup.head().finished_at) });
+        }
+    }
+    Ok(next)
+}
+
+fn physical(backup: &Backup) -> Result<&PhysicalHead> {
+    backup.head().physical()
+}
+
+fn from(backup: &Backup) -> Result<From> {
+    let head = physical(backup)?;
+    let major = pgkeep_base::PgMajor::from_version_num(backup.head().pg_version_num)?;
+    Ok(From { timeline: head.timeline, start_lsn: head.start_lsn, stop_lsn: head.stop_lsn, major })
+}

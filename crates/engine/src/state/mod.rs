@@ -1,0 +1,95 @@
+//! This host's local state: an SQLite database beside the reuse caches and locks.
+//!
+//! Invariant: nothing here is needed to restore, and losing it never stops archiving. It is what a writer that may
+//! only create objects knows of its own doing (docs/roles.md, "What a writer can know"). Times are RFC 3339 text.
+
+mod pushed;
+mod runs;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgkeep_base::{Error, Result, ResultExt};
+use rusqlite::Connection;
+
+pub use pushed::PushedFile;
+pub use runs::{HeadRecord, Run, RunOutcome};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS lineage (
+        cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, first_seen TEXT NOT NULL,
+        PRIMARY KEY (cluster, system_identifier)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS pushed (
+        cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, timeline INTEGER NOT NULL, file TEXT NOT NULL,
+        hash TEXT NOT NULL, pushed_at TEXT NOT NULL, facts TEXT, places TEXT NOT NULL,
+        PRIMARY KEY (cluster, system_identifier, file, hash)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS head (
+        cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, id TEXT NOT NULL, sequence INTEGER NOT NULL,
+        blake3 TEXT NOT NULL, finished_at TEXT NOT NULL, places TEXT NOT NULL,
+        PRIMARY KEY (cluster, system_identifier, id)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS run (
+        id TEXT PRIMARY KEY, kind TEXT NOT NULL, cluster TEXT NOT NULL, started_at TEXT NOT NULL,
+        finished_at TEXT, outcome TEXT, message TEXT) WITHOUT ROWID;
+    PRAGMA user_version = 1;
+";
+
+/// An open local state. Several processes may have it open at once.
+#[derive(Debug)]
+pub struct State {
+    connection: Connection,
+    directory: PathBuf,
+}
+
+impl State {
+    /// Opens the state in `directory`, making both where they don't exist yet.
+    ///
+    /// # Errors
+    /// `Io` where the directory can't be made or written; `Unsupported` where a newer pgkeep wrote it.
+    pub fn open(directory: &Path) -> Result<State> {
+        create_private_directory(directory).during(|| format!("create {}", directory.display()))?;
+        let connection = open_database(&directory.join("state.db"))
+            .map_err(|source| Error::io("the local state can't be opened").source(source).hint(
+                "Check the owner of `state_dir`; it may be removed: the next backup then stores everything anew (`pgkeep doctor`).",
+            ))?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
+        if version > 1 {
+            return Err(Error::unsupported("the local state was written by a newer pgkeep")
+                .detail(format!("{}: version {version}, this pgkeep knows 1", directory.display())));
+        }
+        Ok(State { connection, directory: directory.to_owned() })
+    }
+
+    /// Where the reuse caches and journals of a lineage live.
+    pub fn reuse_directory(&self, lineage: &pgkeep_repo::lineage::Lineage) -> Result<PathBuf> {
+        let path = self.directory.join("reuse").join(lineage.cluster.as_str()).join(lineage.system_identifier.to_string());
+        create_private_directory(&path).during(|| format!("create {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The lock file that keeps two backups of one cluster on this host apart.
+    pub fn backup_lock_path(&self, cluster: &pgkeep_base::ClusterName) -> PathBuf {
+        self.directory.join(format!("backup-{cluster}.lock"))
+    }
+}
+
+fn open_database(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == 0 {
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
+    }
+    Ok(connection)
+}
+
+fn create_private_directory(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Wraps an SQLite error; the caller adds what it was doing.
+fn sql(source: rusqlite::Error) -> Error {
+    Error::io("the local state can't be read or written").source(source)
+}

@@ -1,0 +1,133 @@
+//! What this host pushed to the WAL archive, and the lineages that it knows.
+
+use jiff::Timestamp;
+use pgkeep_base::{ClusterName, Result, SystemId, TimelineId};
+use pgkeep_repo::wal::WalFacts;
+use rusqlite::{OptionalExtension, params};
+
+use super::{State, sql};
+use pgkeep_repo::lineage::Lineage;
+
+/// A file that this host pushed.
+#[derive(Clone, Debug)]
+pub struct PushedFile {
+    /// Name as PostgreSQL gave it.
+    pub file: String,
+    /// Keyed hash of its content, as in its object's name.
+    pub hash: String,
+    /// Timeline in its name.
+    pub timeline: TimelineId,
+    /// When it was durable in every required place.
+    pub pushed_at: Timestamp,
+    /// Facts, for segments and partial segments.
+    pub facts: Option<WalFacts>,
+    /// The places that have it.
+    pub places: Vec<String>,
+}
+
+impl State {
+    /// System identifiers that this host has seen under a cluster's name, oldest first.
+    pub fn lineages(&self, cluster: &ClusterName) -> Result<Vec<SystemId>> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT system_identifier FROM lineage WHERE cluster = ?1 ORDER BY first_seen")
+            .map_err(sql)?;
+        let rows = statement.query_map([cluster.as_str()], |row| row.get::<_, String>(0)).map_err(sql)?;
+        rows.map(|row| row.map_err(sql)?.parse()).collect()
+    }
+
+    /// The cluster that this host knows by that system identifier.
+    pub fn cluster_of(&self, system_identifier: SystemId) -> Result<Option<ClusterName>> {
+        let name: Option<String> = self
+            .connection
+            .query_row("SELECT cluster FROM lineage WHERE system_identifier = ?1", [system_identifier.to_string()], |row| row.get(0))
+            .optional()
+            .map_err(sql)?;
+        name.map(|name| name.parse()).transpose()
+    }
+
+    /// Remembers a lineage; repeating it changes nothing.
+    pub fn remember_lineage(&self, lineage: &Lineage, now: Timestamp) -> Result<()> {
+        let row = params![lineage.cluster.as_str(), lineage.system_identifier.to_string(), now.to_string()];
+        self.connection.execute("INSERT OR IGNORE INTO lineage VALUES (?1, ?2, ?3)", row).map_err(sql)?;
+        Ok(())
+    }
+
+    /// Every content that this host pushed under one file name.
+    pub fn pushed(&self, lineage: &Lineage, file: &str) -> Result<Vec<PushedFile>> {
+        self.pushed_where(lineage, "AND file = ?3 ORDER BY pushed_at", file)
+    }
+
+    /// The segment that this host pushed last on a timeline, by name.
+    pub fn last_pushed_segment(&self, lineage: &Lineage, timeline: TimelineId) -> Result<Option<PushedFile>> {
+        let rows = self.pushed_where(
+            lineage,
+            "AND length(file) = 24 AND file >= ?3 AND file < ?3 || 'G' ORDER BY file DESC, pushed_at DESC LIMIT 1",
+            &timeline.hex(),
+        )?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// The newest timeline that this host pushed a segment of.
+    pub fn newest_pushed_timeline(&self, lineage: &Lineage) -> Result<Option<TimelineId>> {
+        let number: Option<u32> = self
+            .connection
+            .query_row(
+                "SELECT max(timeline) FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 AND length(file) = 24",
+                params![lineage.cluster.as_str(), lineage.system_identifier.to_string()],
+                |row| row.get(0),
+            )
+            .map_err(sql)?;
+        Ok(number.and_then(TimelineId::new))
+    }
+
+    fn pushed_where(&self, lineage: &Lineage, tail: &str, argument: &str) -> Result<Vec<PushedFile>> {
+        let query = format!(
+            "SELECT file, hash, timeline, pushed_at, facts, places FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 {tail}"
+        );
+        let mut statement = self.connection.prepare_cached(&query).map_err(sql)?;
+        let key = params![lineage.cluster.as_str(), lineage.system_identifier.to_string(), argument];
+        let mut rows = statement.query(key).map_err(sql)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(sql)? {
+            found.push(read_row(row).map_err(sql)?);
+        }
+        Ok(found)
+    }
+
+    /// Remembers a push; a repeated push of the same content renews its time and places.
+    pub fn remember_push(&self, lineage: &Lineage, pushed: &PushedFile) -> Result<()> {
+        let facts = pushed.facts.as_ref().map(|facts| serde_json::to_string(facts).expect("facts are plain data"));
+        self.connection
+            .execute(
+                "INSERT INTO pushed (cluster, system_identifier, timeline, file, hash, pushed_at, facts, places)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT DO UPDATE SET pushed_at = excluded.pushed_at, places = excluded.places",
+                params![
+                    lineage.cluster.as_str(),
+                    lineage.system_identifier.to_string(),
+                    pushed.timeline.get(),
+                    pushed.file,
+                    pushed.hash,
+                    pushed.pushed_at.to_string(),
+                    facts,
+                    pushed.places.join(",")
+                ],
+            )
+            .map_err(sql)?;
+        Ok(())
+    }
+}
+
+fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<PushedFile> {
+    let text = |index| row.get::<_, String>(index);
+    let facts: Option<String> = row.get(4)?;
+    Ok(PushedFile {
+        file: text(0)?,
+        hash: text(1)?,
+        timeline: TimelineId::new(row.get(2)?).unwrap_or(TimelineId::FIRST),
+        pushed_at: text(3)?.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        facts: facts.and_then(|json| serde_json::from_str(&json).ok()),
+        places: text(5)?.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect(),
+    })
+}
