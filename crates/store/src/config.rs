@@ -175,7 +175,7 @@ pub fn open(config: &StoreConfig, environment: Environment) -> Result<Arc<dyn St
             }
             Ok(Arc::new(crate::file::FileStore::open(config, rest)?))
         }
-        "s3" => match crate::s3::S3Store::open(config, rest, environment)? {},
+        "s3" => Ok(Arc::new(crate::s3::S3Store::open(config, rest, environment)?)),
         "gs" | "az" => Err(
             Error::unsupported(format!("this version can't open `{scheme}:` stores yet"))
                 .hint("Use a `file:` or `s3:` URL; Google's storage also answers as `s3:` with an `endpoint`."),

@@ -83,9 +83,10 @@ pub trait Store: Send + Sync + Debug {
 
     /// All objects below a directory (whole segments; `""` is everything), with names after `after`.
     ///
-    /// Both kinds of store give them in byte order of the names; callers must not build safety on order or
-    /// completeness of a listing. Unfinished local writes and names that are not ours are never shown. Holds one
-    /// page or one directory at a time in memory.
+    /// "After" means byte order of whole names, exactly. The order of what comes is the store's own: a local directory
+    /// and Amazon list in byte order, SeaweedFS directory by directory. Nobody may build safety on the completeness of
+    /// a listing. Unfinished local writes and names that are not ours are never shown. Holds one page, or one
+    /// directory per level, in memory.
     fn list<'a>(&'a self, prefix: &str, after: Option<&ObjectName>) -> BoxStream<'a, Result<ObjectMeta>>;
 
     /// The names (one segment each) of the directories directly below `prefix`, sorted.

@@ -131,7 +131,7 @@ impl Inner {
             Err(Errno::NOENT | Errno::NOTDIR) => return absent(),
             Err(errno) => return Err(io_error(errno.into())),
         };
-        let found = file.metadata().map_err(|error| io_error(error))?;
+        let found = file.metadata().map_err(io_error)?;
         if found.is_dir() {
             return absent();
         }
@@ -148,9 +148,7 @@ impl Inner {
         }
         let mut body = Vec::with_capacity(found.len() as usize + 1);
         // One byte more than it had when it was opened, so that growth shows, too.
-        file.take(found.len() + 1)
-            .read_to_end(&mut body)
-            .map_err(|error| io_error(error))?;
+        file.take(found.len() + 1).read_to_end(&mut body).map_err(io_error)?;
         if body.len() as u64 != found.len() {
             return Err(Error::corrupt("its length changed while it was read").hint(
                 "Objects are never modified: find out who else writes to this directory, with `pgkeep doctor`.",
@@ -184,14 +182,6 @@ impl Inner {
                 Some(Errno::NOENT | Errno::NOTDIR) => absent(),
                 _ => Err(io_error(error)),
             },
-        }
-    }
-
-    fn delete(&self, name: &ObjectName) -> Result<()> {
-        match rustix::fs::unlink(self.path(name)) {
-            Ok(()) => Ok(()),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR) => self.check_root(),
-            Err(errno) => Err(io_error(errno.into())),
         }
     }
 }
@@ -275,7 +265,11 @@ impl Store for FileStore {
     async fn delete(&self, name: &ObjectName) -> Result<()> {
         let what = |url: &str| format!("delete {name} in {url}");
         let name = name.clone();
-        self.blocking(what, move |store| store.delete(&name)).await
+        self.blocking(what, move |store| {
+            store.check_root()?;
+            write::delete(&store.root, &name)
+        })
+        .await
     }
 }
 

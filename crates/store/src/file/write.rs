@@ -5,15 +5,15 @@
 //! existing name; fsync of the directory. An fsync that fails is never repeated on the same bytes: the kernel may have
 //! dropped them (see the fault M14 in the tests).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
 
-use pgkeep_base::{Error, Result, ResultExt};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::{io_error, missing_root};
@@ -29,36 +29,63 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o750);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Directories whose entries this process has seen durable, by their path below the root.
+/// How often a directory may vanish under a write before it gives up.
+const ATTEMPTS: usize = 5;
+
+/// Directories whose entries this process has made durable, by their path below the root, with what tells one
+/// directory from a later one of the same name.
 ///
 /// A directory that merely exists may have been made by a process that died before syncing it.
 #[derive(Debug, Default)]
-pub(super) struct Directories(Mutex<HashSet<String>>);
+pub(super) struct Directories(Mutex<HashMap<String, Identity>>);
+
+/// Inode and time of birth; inodes alone are reused at once.
+type Identity = (u64, i64, u32);
 
 impl Directories {
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Identity>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn is_durable(&self, path: &str) -> bool {
-        path.is_empty() || self.known().contains(path)
+    fn is_durable(&self, path: &str, directory: &OwnedFd) -> bool {
+        let known = self.known().get(path).copied();
+        known.is_some() && known == identity(directory)
     }
 
-    fn remember(&self, path: &str) {
+    fn remember(&self, path: &str, directory: &OwnedFd) {
+        let Some(identity) = identity(directory) else { return };
         let mut known = self.known();
         if known.len() >= DIRECTORIES_KNOWN_MAX {
             known.clear();
         }
-        known.insert(path.to_owned());
+        known.insert(path.to_owned(), identity);
     }
+}
 
-    fn forget(&self) {
-        self.known().clear();
-    }
+/// Nothing where the file system does not tell when a directory was made: such directories are synced each time.
+fn identity(directory: &OwnedFd) -> Option<Identity> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let found = rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let told = StatxFlags::from_bits_retain(found.stx_mask);
+    told.contains(wanted)
+        .then_some((found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
 }
 
 /// Makes `name` with this body, unless it exists.
 pub(super) fn create(root: &Path, directories: &Directories, name: &ObjectName, body: &Payload) -> Result<Created> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match create_once(root, directories, name, body) {
+            // `delete` removes directories that become empty, and may do so while we are at work in one.
+            Err(error) if error.kind() == ErrorKind::NotFound && attempt < ATTEMPTS => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(error.with_kind(ErrorKind::Conflict)),
+            done => return done,
+        }
+    }
+}
+
+fn create_once(root: &Path, directories: &Directories, name: &ObjectName, body: &Payload) -> Result<Created> {
     let directory = open_directory(root, directories, name.directory())?;
     let staged = Staged::write(&directory, body)?;
     let created = staged.publish(name.file_name())?;
@@ -68,6 +95,20 @@ pub(super) fn create(root: &Path, directories: &Directories, name: &ObjectName, 
     // Both for our own entry and for one that somebody else may not have synced yet.
     sync(&directory).during(|| "make the new name durable; it may or may not be: running again is safe")?;
     Ok(created)
+}
+
+/// Removes an object and the directories that become empty by that.
+pub(super) fn delete(root: &Path, name: &ObjectName) -> Result<()> {
+    match rustix::fs::unlink(root.join(name.as_str())) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR) => return Ok(()),
+        Err(error) => return Err(errno(error)),
+    }
+    let mut directory = name.directory();
+    while !directory.is_empty() && rustix::fs::rmdir(root.join(directory)).is_ok() {
+        directory = directory.rsplit_once('/').map_or("", |(parent, _)| parent);
+    }
+    Ok(())
 }
 
 /// Makes the root directory of a `file:` store, and its parents, durably. Nothing to do for other stores.
@@ -110,32 +151,25 @@ fn make_durably(path: &Path) -> Result<()> {
 
 /// Opens the directory `path` below the root, making and syncing what is missing on the way.
 fn open_directory(root: &Path, directories: &Directories, path: &str) -> Result<OwnedFd> {
-    let mut at = match rustix::fs::open(root, DIRECTORY, Mode::empty()) {
-        Ok(root) => root,
-        Err(Errno::NOENT) => {
-            directories.forget();
-            return Err(missing_root(root));
-        }
-        Err(error) => return Err(errno(error)),
-    };
+    let mut at = rustix::fs::open(root, DIRECTORY, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT => missing_root(root),
+        other => errno(other),
+    })?;
     if path.is_empty() {
         return Ok(at);
     }
-    if directories.is_durable(path) {
-        match rustix::fs::openat(&at, path, DIRECTORY, Mode::empty()) {
-            Ok(directory) => return Ok(directory),
-            // Somebody removed it, so what we know about directories is out of date.
-            Err(Errno::NOENT) => directories.forget(),
-            Err(error) => return Err(errno(error)),
-        }
+    if let Ok(directory) = rustix::fs::openat(&at, path, DIRECTORY, Mode::empty())
+        && directories.is_durable(path, &directory)
+    {
+        return Ok(directory);
     }
     let mut end = 0;
     for segment in path.split('/') {
         end += segment.len() + usize::from(end > 0);
         let child = enter(&at, segment)?;
-        if !directories.is_durable(&path[..end]) {
+        if !directories.is_durable(&path[..end], &child) {
             sync(&at)?;
-            directories.remember(&path[..end]);
+            directories.remember(&path[..end], &child);
         }
         at = child;
     }
@@ -146,9 +180,11 @@ fn open_directory(root: &Path, directories: &Directories, path: &str) -> Result<
 fn enter(parent: &OwnedFd, segment: &str) -> Result<OwnedFd> {
     match rustix::fs::mkdirat(parent, segment, DIRECTORY_MODE) {
         Ok(()) | Err(Errno::EXIST) => {}
+        Err(Errno::NOENT) => return Err(vanished()),
         Err(error) => return Err(errno(error)),
     }
     rustix::fs::openat(parent, segment, DIRECTORY, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT => vanished(),
         Errno::NOTDIR => Error::invalid(format!("\"{segment}\" is an object here, so nothing can lie below it")),
         other => errno(other),
     })
@@ -174,27 +210,27 @@ impl<'a> Staged<'a> {
 
     fn open(directory: &'a OwnedFd) -> Result<Staged<'a>> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(directory, ".", flags | OFlags::TMPFILE, FILE_MODE) {
-            Ok(fd) => Ok(Staged {
-                directory,
-                file: File::from(fd),
-                temporary: None,
-            }),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
-                Staged::open_named(directory)
+        // An unnamed file is linked by way of `/proc`, which a container may lack.
+        let unnamed = match Path::new("/proc/self/fd").exists() {
+            true => rustix::fs::openat(directory, ".", flags | OFlags::TMPFILE, FILE_MODE),
+            false => Err(Errno::OPNOTSUPP),
+        };
+        let (fd, temporary) = match unnamed {
+            Ok(fd) => (fd, None),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
+                let name = format!("{UNFINISHED}{:016x}", rand::random::<u64>());
+                let flags = flags | OFlags::CREATE | OFlags::EXCL;
+                (
+                    rustix::fs::openat(directory, &name, flags, FILE_MODE).map_err(|error| inside(directory, error))?,
+                    Some(name),
+                )
             }
-            Err(error) => Err(errno(error)),
-        }
-    }
-
-    fn open_named(directory: &'a OwnedFd) -> Result<Staged<'a>> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
-        let name = format!("{UNFINISHED}{:016x}", rand::random::<u64>());
-        let fd = rustix::fs::openat(directory, &name, flags, FILE_MODE).map_err(errno)?;
+            Err(error) => return Err(inside(directory, error)),
+        };
         Ok(Staged {
             directory,
             file: File::from(fd),
-            temporary: Some(name),
+            temporary,
         })
     }
 
@@ -228,7 +264,7 @@ impl<'a> Staged<'a> {
                 "this file system can neither link nor move a file without replacing another",
             )
             .hint("Use a file system with hard links; `pgkeep store check` tries it.")),
-            Err(error) => Err(errno(error)),
+            Err(error) => Err(inside(self.directory, error)),
         }
     }
 }
@@ -245,10 +281,7 @@ impl Drop for Staged<'_> {
 /// Syncs a file that is already there: it may have been copied by hand.
 fn sync_existing(directory: &OwnedFd, name: &str) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|error| match error {
-        Errno::NOENT => Error::conflict("somebody removed the object of this name at this very moment"),
-        other => errno(other),
-    })?;
+    let fd = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|error| inside(directory, error))?;
     let file = File::from(fd);
     if !file.metadata().map_err(io_error)?.is_file() {
         return Err(Error::invalid(
@@ -265,6 +298,21 @@ fn sync(directory: &OwnedFd) -> Result<()> {
         Err(Errno::INVAL) => Ok(()),
         Err(error) => Err(errno(error)),
     }
+}
+
+/// An error from inside a directory that was there a moment ago.
+fn inside(directory: &OwnedFd, error: Errno) -> Error {
+    // ext4 says EPERM where others say ENOENT.
+    let removed = || rustix::fs::fstat(directory).is_ok_and(|found| found.st_nlink == 0);
+    match error {
+        Errno::NOENT => vanished(),
+        Errno::PERM if removed() => vanished(),
+        other => errno(other),
+    }
+}
+
+fn vanished() -> Error {
+    Error::not_found("directories here are removed as fast as they are made")
 }
 
 fn errno(error: Errno) -> Error {

@@ -1,22 +1,350 @@
-//! S3 and what speaks like it. (Being built.)
+//! A bucket, or a prefix in one, as a store: on Amazon and on what speaks like it.
+//!
+//! Invariant: `create` is one PUT with `If-None-Match: *` and a SHA-256 that the store verifies; it is `New` only on a
+//! believable 200 and `AlreadyThere` only on 412. Absence is believed only as `NoSuchKey`, which a HEAD can't say, so
+//! that an absent object costs one more request. object_store builds and signs the requests; `transport.rs` carries
+//! them, `guard.rs` judges the answers, `fault.rs` says what a failure means, `retry.rs` tries again.
 
-use pgkeep_base::{Error, Result};
+mod credentials;
+mod fault;
+mod guard;
+mod profile;
+mod retry;
+mod settings;
+mod transport;
 
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use http::StatusCode;
+use object_store::aws::AmazonS3;
+use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedListStore};
+use object_store::path::Path;
+use object_store::{
+    Attribute, AttributeValue, Attributes, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
+
+use self::fault::{Context, Failure, fault};
+use self::guard::Guard;
+use self::retry::Retry;
+use self::settings::Address;
+use self::transport::Transport;
 use crate::config::{Environment, StoreConfig};
+use crate::file::{cut_short, too_long};
+use crate::name::directory_prefix;
+use crate::{Created, ObjectMeta, ObjectName, Payload, Store};
 
-/// A bucket, or a prefix in one.
+/// Requests that suit a bucket: latency rules, so many.
+const REQUESTS: usize = 16;
+/// What one PUT may carry.
+const OBJECT_BYTES_MAX: u64 = 5 << 30;
+
+/// A store in a bucket.
 #[derive(Debug)]
-pub(crate) struct S3Store {}
+pub(crate) struct S3Store {
+    url: String,
+    requests: usize,
+    prefix: String,
+    attributes: Attributes,
+    bucket: AmazonS3,
+    context: Context,
+    retry: Retry,
+}
 
 impl S3Store {
-    pub(crate) fn open(
-        config: &StoreConfig,
-        _rest: &str,
-        _environment: Environment,
-    ) -> Result<std::convert::Infallible> {
-        Err(Error::unsupported(format!(
-            "this version can't open {} yet",
-            config.url
-        )))
+    /// `rest` is the URL after `s3://`.
+    pub(crate) fn open(config: &StoreConfig, rest: &str, environment: Environment) -> Result<S3Store> {
+        S3Store::assemble(config, rest, environment).during(|| format!("open {}", config.url))
+    }
+
+    fn assemble(config: &StoreConfig, rest: &str, environment: Environment) -> Result<S3Store> {
+        let shared = credentials::Shared::new(config, environment);
+        let address = Address::new(config, rest, environment, &shared)?;
+        let proxy = settings::proxy(config, &address.endpoint, environment);
+        let transport = Transport::new(config, &proxy, &address.endpoint)?;
+        let builder = address
+            .builder(config)?
+            .with_http_connector(Guard::new(transport, address.authority()));
+        let (builder, source) = credentials::add(builder, config, environment, &shared)?;
+        let bucket = builder
+            .build()
+            .map_err(|error| Error::invalid("these settings don't make an S3 client").source(error))?;
+        let class = config.storage_class.iter();
+        Ok(S3Store {
+            url: config.url.clone(),
+            requests: config.requests.unwrap_or(REQUESTS),
+            prefix: address.prefix,
+            attributes: class
+                .map(|class| (Attribute::StorageClass, AttributeValue::from(class.clone())))
+                .collect(),
+            bucket,
+            context: Context {
+                bucket: address.bucket,
+                endpoint: address.endpoint,
+                credentials: source,
+            },
+            retry: Retry {
+                retries: config.retries,
+                window: config.retry_timeout(),
+                attempt: config.request_timeout(),
+            },
+        })
+    }
+
+    /// The key of a name, or of a directory; `""` is the whole store.
+    fn key(&self, name: &str) -> String {
+        match (self.prefix.as_str(), name) {
+            ("", name) => name.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, name) => format!("{prefix}/{name}"),
+        }
+    }
+
+    fn path(&self, name: &ObjectName) -> Path {
+        Path::parse(self.key(name.as_str())).expect("every object name is a legal path of object_store")
+    }
+
+    /// The name of a key that a listing gave; `None` for keys that aren't ours.
+    fn name(&self, key: &Path) -> Option<ObjectName> {
+        let key = key.as_ref();
+        let rest = match self.prefix.as_str() {
+            "" => key,
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/')?,
+        };
+        ObjectName::new(rest).ok()
+    }
+
+    fn failure(&self, error: object_store::Error) -> Failure {
+        fault::failure(&error, &self.context)
+    }
+
+    async fn put(&self, path: &Path, body: &Payload) -> std::result::Result<Created, Failure> {
+        let payload: PutPayload = body.parts().iter().cloned().collect();
+        let options = PutOptions {
+            mode: PutMode::Create,
+            attributes: self.attributes.clone(),
+            ..PutOptions::default()
+        };
+        match self.bucket.put_opts(path, payload, options).await {
+            Ok(_) => Ok(Created::New),
+            Err(error) => match fault(&error).and_then(|fault| fault.status()) {
+                Some(StatusCode::PRECONDITION_FAILED) => Ok(Created::AlreadyThere),
+                _ => Err(self.failure(error)),
+            },
+        }
+    }
+
+    async fn get(&self, path: &Path, bytes_max: u64) -> std::result::Result<Bytes, Failure> {
+        let found = self.bucket.get_opts(path, GetOptions::default()).await;
+        let found = found.map_err(|error| self.failure(error))?;
+        let bytes = found.meta.size;
+        if bytes > bytes_max {
+            return Err(Failure::last(too_long(bytes, bytes_max)));
+        }
+        let body = found.bytes().await.map_err(|error| self.failure(error))?;
+        match body.len() as u64 == bytes {
+            true => Ok(body),
+            false => Err(Failure::again(cut_short(&(0..bytes), Some(body.len() as u64)))),
+        }
+    }
+
+    async fn get_range(&self, path: &Path, range: &Range<u64>) -> std::result::Result<Bytes, Failure> {
+        let options = GetOptions::default().with_range(Some(range.clone()));
+        let found = match self.bucket.get_opts(path, options).await {
+            Ok(found) => found,
+            Err(error) => {
+                return Err(match fault(&error).and_then(|fault| fault.status()) {
+                    Some(StatusCode::RANGE_NOT_SATISFIABLE) => Failure::last(cut_short(range, None)),
+                    _ => self.failure(error),
+                });
+            }
+        };
+        let bytes = found.meta.size;
+        if bytes < range.end {
+            return Err(Failure::last(cut_short(range, Some(bytes))));
+        }
+        let body = found.bytes().await.map_err(|error| self.failure(error))?;
+        match body.len() as u64 == range.end - range.start {
+            true => Ok(body),
+            false => Err(Failure::again(cut_short(range, None))),
+        }
+    }
+
+    async fn head(&self, name: &ObjectName, path: &Path) -> std::result::Result<ObjectMeta, Failure> {
+        let error = match self.bucket.head(path).await {
+            Ok(found) => return Ok(meta(name.clone(), &found)),
+            Err(error) => error,
+        };
+        if fault(&error).and_then(|fault| fault.status()) != Some(StatusCode::NOT_FOUND) {
+            return Err(self.failure(error));
+        }
+        // An answer to HEAD has no body, so it can't tell a missing object from a missing bucket.
+        match self
+            .bucket
+            .get_opts(path, GetOptions::default().with_range(Some(0..1)))
+            .await
+        {
+            Err(error) if fault(&error).is_some_and(|fault| fault.proves_absence()) => {
+                Err(Failure::last(Error::not_found("no such object")))
+            }
+            Err(error) if fault(&error).and_then(|fault| fault.status()) != Some(StatusCode::RANGE_NOT_SATISFIABLE) => {
+                Err(self.failure(error))
+            }
+            _ => Err(Failure::again(Error::unavailable(
+                "the store contradicts itself about this object",
+            ))),
+        }
+    }
+
+    /// One page of a listing.
+    async fn page(&self, what: &str, prefix: &str, options: &PaginatedListOptions) -> Result<PaginatedListResult> {
+        let key = self.key(prefix);
+        let prefix = if key.is_empty() { key } else { key + "/" };
+        let ask = async || {
+            let prefix = Some(prefix.as_str()).filter(|prefix| !prefix.is_empty());
+            let page = self.bucket.list_paginated(prefix, options.clone()).await;
+            page.map_err(|error| self.failure(error))
+        };
+        self.retry.run(what, ask).await
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn requests_wanted(&self) -> usize {
+        self.requests
+    }
+
+    async fn create(&self, name: &ObjectName, body: Payload) -> Result<Created> {
+        let what = format!("create {name} in {}", self.url);
+        if body.bytes() > OBJECT_BYTES_MAX {
+            return Err(Error::invalid(
+                "an object of more than 5 GiB can't be stored in one piece",
+            ))
+            .during(|| what);
+        }
+        let path = self.path(name);
+        self.retry.run(&what, || self.put(&path, &body)).await
+    }
+
+    async fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Bytes> {
+        let path = self.path(name);
+        let what = format!("read {name} from {}", self.url);
+        self.retry.run(&what, || self.get(&path, bytes_max)).await
+    }
+
+    async fn read_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let path = self.path(name);
+        let what = format!("read bytes {}..{} of {name} from {}", range.start, range.end, self.url);
+        self.retry.run(&what, || self.get_range(&path, &range)).await
+    }
+
+    async fn stat(&self, name: &ObjectName) -> Result<ObjectMeta> {
+        let path = self.path(name);
+        let what = format!("look up {name} in {}", self.url);
+        self.retry.run(&what, || self.head(name, &path)).await
+    }
+
+    async fn exists(&self, name: &ObjectName) -> Result<bool> {
+        match self.stat(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list<'a>(&'a self, prefix: &str, after: Option<&ObjectName>) -> BoxStream<'a, Result<ObjectMeta>> {
+        let what = format!("list \"{prefix}\" in {}", self.url);
+        let first = directory_prefix(prefix).map(|prefix| (prefix, None));
+        let after = after.cloned();
+        let offset = after
+            .as_ref()
+            .map(|after| self.key(start_after(after, prefix.trim_end_matches('/'))));
+        let offset = offset.filter(|key| !key.is_empty());
+        let pages = futures::stream::try_unfold(Some(first), move |next| {
+            let (what, offset, after) = (what.clone(), offset.clone(), after.clone());
+            async move {
+                let Some(state) = next else { return Ok(None) };
+                let (prefix, page_token) = state?;
+                let options = PaginatedListOptions {
+                    offset,
+                    page_token,
+                    ..PaginatedListOptions::default()
+                };
+                let page = self.page(&what, &prefix, &options).await?;
+                let ours = page
+                    .result
+                    .objects
+                    .into_iter()
+                    .filter_map(|found| Some(meta(self.name(&found.location)?, &found)));
+                let wanted = |found: &ObjectMeta| found.name.is_below(&prefix) && Some(&found.name) > after.as_ref();
+                let objects: Vec<Result<ObjectMeta>> = ours.filter(wanted).map(Ok).collect();
+                let next = page.page_token.map(|token| Ok((prefix, Some(token))));
+                Ok::<_, Error>(Some((futures::stream::iter(objects), next)))
+            }
+        });
+        pages.try_flatten().boxed()
+    }
+
+    async fn list_directories(&self, prefix: &str) -> Result<Vec<String>> {
+        let what = format!("list directories of \"{prefix}\" in {}", self.url);
+        let prefix = directory_prefix(prefix)?;
+        let mut names = Vec::new();
+        let mut options = PaginatedListOptions {
+            delimiter: Some("/".into()),
+            ..PaginatedListOptions::default()
+        };
+        loop {
+            let page = self.page(&what, &prefix, &options).await?;
+            let found = page.result.common_prefixes.iter().filter_map(|key| self.name(key));
+            names.extend(found.map(|name| name.file_name().to_owned()));
+            options.page_token = page.page_token;
+            if options.page_token.is_none() {
+                break;
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    async fn delete(&self, name: &ObjectName) -> Result<()> {
+        let path = self.path(name);
+        let what = format!("delete {name} in {}", self.url);
+        let ask = async || match self.bucket.delete(&path).await {
+            Ok(()) => Ok(()),
+            Err(error) if fault(&error).is_some_and(|fault| fault.proves_absence()) => Ok(()),
+            Err(error) => Err(self.failure(error)),
+        };
+        self.retry.run(&what, ask).await
+    }
+}
+
+/// Where a listing of `prefix` may begin so that nothing after `after` is missed.
+///
+/// Amazon lists in byte order of whole keys, others directory by directory. Both agree on names without a byte below
+/// `/`, so the name is cut before the first such byte; what comes too early is left out by us.
+fn start_after<'a>(after: &'a ObjectName, prefix: &str) -> &'a str {
+    let name = after.as_str();
+    let common = if after.is_below(prefix) { prefix.len() } else { 0 };
+    let end = name.bytes().skip(common).position(|byte| byte < b'/');
+    end.map_or(name, |end| &name[..common + end])
+}
+
+fn meta(name: ObjectName, found: &object_store::ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name,
+        bytes: found.size,
+        modified: jiff::Timestamp::from_second(found.last_modified.timestamp()).ok(),
     }
 }
