@@ -4,11 +4,14 @@
 //! under a name that binds it. Nothing here talks to PostgreSQL or reads a data directory.
 //! Writing goes through [`seal::Sealer`], reading through [`open::Opener`]; the kinds of objects have a module each.
 
+pub mod control;
 pub mod digest;
 pub mod fetch;
 pub mod frame;
+pub mod genesis;
 pub mod head;
 pub mod keys;
+pub mod lease;
 pub mod lineage;
 pub mod manifest;
 pub mod names;
@@ -16,6 +19,9 @@ pub mod open;
 pub mod pack;
 pub mod packlist;
 pub mod paths;
+pub mod repofile;
+pub mod reuse;
 pub mod seal;
+pub mod secretfile;
 pub mod sign;
 pub mod wal;

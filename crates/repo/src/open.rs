@@ -280,6 +280,16 @@ impl Opener {
     }
 }
 
+/// The signed document that is an object's header.
+///
+/// # Errors
+/// `Corrupt` where this is not a sealed object, or it ends within its header.
+pub(crate) fn header_document<'a>(name: &ObjectName, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    let end = header_end(name, bytes)?;
+    end.and_then(|end| bytes.get(PREAMBLE_BYTES..end))
+        .ok_or_else(|| damaged(name, "it ends within its header"))
+}
+
 #[derive(serde::Deserialize)]
 struct Members {
     kind: Kind,

@@ -160,8 +160,9 @@ impl fmt::Debug for SigningKey {
 /// Whose documents are taken.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// Trusted signers, each with the time from which on it is withdrawn.
-    signers: BTreeMap<Fingerprint, Option<Timestamp>>,
+    signers: BTreeSet<Fingerprint>,
+    /// From when on a signer is no longer believed; it need not have been enrolled yet.
+    withdrawn: BTreeMap<Fingerprint, Timestamp>,
     accept_any: bool,
     accepted: Mutex<BTreeSet<Fingerprint>>,
 }
@@ -169,9 +170,8 @@ pub struct Trust {
 impl Trust {
     /// Trusts exactly `signers`.
     pub fn new(signers: impl IntoIterator<Item = Fingerprint>) -> Trust {
-        let signers = signers.into_iter().map(|signer| (signer, None)).collect();
         Trust {
-            signers,
+            signers: signers.into_iter().collect(),
             ..Trust::default()
         }
     }
@@ -183,30 +183,31 @@ impl Trust {
         self
     }
 
-    /// Enrols a signer, unless it is known already.
+    /// Enrols a signer. One that was withdrawn stays so.
     pub fn enrol(&mut self, signer: Fingerprint) {
-        self.signers.entry(signer).or_insert(None);
+        self.signers.insert(signer);
     }
 
     /// Withdraws a signer for documents whose own time is `from` or later (or that bear none).
     pub fn withdraw(&mut self, signer: &Fingerprint, from: Timestamp) {
-        if let Some(until) = self.signers.get_mut(signer) {
-            *until = Some(until.map_or(from, |earlier| earlier.min(from)));
-        }
+        let until = self.withdrawn.entry(signer.clone()).or_insert(from);
+        *until = from.min(*until);
     }
 
     /// Whether a document by `signer` that says it is of `time` is to be believed.
     pub fn trusts(&self, signer: &Fingerprint, time: Option<Timestamp>) -> bool {
-        match self.signers.get(signer) {
-            None => false,
-            Some(None) => true,
-            Some(Some(until)) => time.is_some_and(|time| time < *until),
-        }
+        let believed = |until: &Timestamp| time.is_some_and(|time| time < *until);
+        self.signers.contains(signer) && self.withdrawn.get(signer).is_none_or(believed)
     }
 
     /// The trusted signers, also the withdrawn ones.
     pub fn signers(&self) -> impl Iterator<Item = &Fingerprint> {
-        self.signers.keys()
+        self.signers.iter()
+    }
+
+    /// From when on a signer is no longer believed, if it was withdrawn.
+    pub fn withdrawn_from(&self, signer: &Fingerprint) -> Option<Timestamp> {
+        self.withdrawn.get(signer).copied()
     }
 
     /// The untrusted signers that `accept_any` let pass so far.
@@ -230,7 +231,7 @@ impl Trust {
                 .insert(signer.clone());
             return Ok(false);
         }
-        let why = if self.signers.contains_key(signer) {
+        let why = if self.signers.contains(signer) {
             "was withdrawn"
         } else {
             "is not trusted"

@@ -1,0 +1,116 @@
+//! Files that only their owner may read: repository file, signing key, identity.
+//!
+//! Invariant: such a file has mode 0600 from its first byte on, is on disk before anyone is told so, and an existing
+//! one is never replaced: a lost naming key or identity can't be made again.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use pgkeep_base::{Error, Result, ResultExt};
+use zeroize::Zeroizing;
+
+/// None of these files is longer.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// Writes a new file with mode 0600, durably.
+///
+/// # Errors
+/// `Conflict` where the file exists; `Io`.
+pub fn create(path: &Path, text: &str) -> Result<()> {
+    let during = || format!("write {}", path.display());
+    let temporary = temporary_name(path);
+    // A rest of an earlier attempt: not linked to the real name, so that nobody uses it.
+    match std::fs::remove_file(&temporary) {
+        Err(source) if source.kind() != ErrorKind::NotFound => return Err(source).during(during),
+        _ => {}
+    }
+    let written = write_synced(&temporary, text).and_then(|()| std::fs::hard_link(&temporary, path));
+    let _ = std::fs::remove_file(&temporary);
+    match written {
+        Err(source) if source.kind() == ErrorKind::AlreadyExists => {
+            return Err(Error::conflict(format!("{} exists already", path.display()))
+                .hint("pgkeep never replaces such a file. Move it away first if you are sure."));
+        }
+        result => result.during(during)?,
+    }
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .during(during)
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new.{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Reads such a file.
+///
+/// # Errors
+/// `NotFound`; `Invalid` where it isn't text, or longer than 1 MiB; `Io`.
+pub fn read(path: &Path) -> Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut text));
+    match read {
+        Err(source) if source.kind() == ErrorKind::InvalidData => {
+            Err(Error::invalid(format!("{} is not a text file", path.display())))
+        }
+        Ok(bytes) if bytes as u64 > BYTES_MAX => {
+            Err(Error::invalid(format!("{} is longer than 1 MiB", path.display())))
+        }
+        result => result.during(|| format!("read {}", path.display())).map(|_| text),
+    }
+}
+
+/// Whether others than the owner may read or write it.
+///
+/// # Errors
+/// `NotFound`, `Io`.
+pub fn is_open_to_others(path: &Path) -> Result<bool> {
+    let metadata = std::fs::metadata(path).during(|| format!("look at {}", path.display()))?;
+    Ok(metadata.mode() & 0o077 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_file_is_private_and_never_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("signing.key");
+        create(&path, "one\n").unwrap();
+        assert!(!is_open_to_others(&path).unwrap());
+        let error = create(&path, "two\n").unwrap_err();
+        assert_eq!(error.kind(), pgkeep_base::ErrorKind::Conflict);
+        assert_eq!(*read(&path).unwrap(), "one\n");
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+
+    #[test]
+    fn what_is_no_secret_file_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        assert_eq!(read(&path).unwrap_err().kind(), pgkeep_base::ErrorKind::NotFound);
+        std::fs::write(&path, [0xFF]).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), pgkeep_base::ErrorKind::Invalid);
+        std::fs::write(&path, vec![b'x'; BYTES_MAX as usize + 1]).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), pgkeep_base::ErrorKind::Invalid);
+    }
+}
