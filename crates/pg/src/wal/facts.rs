@@ -1,21 +1,20 @@
-//! What a repository stores about one segment in plaintext: the fold over the records that end in it.
+//! From bytes to [`SegmentFacts`]: of one segment, or of one after the other.
 //!
-//! Invariant: facts never claim more than was proven. Everything counted comes from records whose CRC matched; a
-//! record whose beginning was not at hand is counted nowhere and shows as `spanning_unknown`.
+//! Invariant: a segment before that does not lead here never changes what is said about this one; one that does is
+//! believed even where the record that spans both turns out damaged, so that damage is not hidden.
 //!
 //! The chain is proven without keys: segment N+1 follows N when its `continued_bytes` equals N's `missing_bytes` (or
 //! it `drops_unfinished`), and its `first_record_prev` is N's `unfinished_record`, or else N's `last_record`.
 
+mod gather;
+
 use std::ops::ControlFlow;
 
-use jiff::Timestamp;
-use pgkeep_base::facts::WalLevel;
 pub use pgkeep_base::facts::{BackupEndFact, CheckpointFact, RestorePointFact, SegmentFacts};
-use pgkeep_base::{Error, Result, WalSegment};
+use pgkeep_base::{Error, Result, ResultExt, WalSegment};
 
-use super::meaning::{Meaning, meaning};
+use self::gather::{Gathering, Spanning};
 use super::page::{SegmentHeader, read_segment_header};
-use super::record::Record;
 use super::walker::{WalkEnd, Walker};
 
 /// Reads one segment; `previous` is the whole segment before it if that is at hand.
@@ -52,7 +51,7 @@ fn walk_up_to(previous: &[u8], name: &WalSegment) -> Option<FactsWalk> {
 }
 
 fn header_named(segment: &[u8], name: &WalSegment) -> Result<SegmentHeader> {
-    let header = read_segment_header(segment).map_err(|error| error.during(format!("read WAL segment {name}")))?;
+    let header = read_segment_header(segment).during(|| format!("read WAL segment {name}"))?;
     let wrong = |why: String| Err(Error::corrupt(format!("WAL segment {name} is not what its name says")).detail(why));
     if header.segment_size != name.size {
         return wrong(format!(
@@ -109,16 +108,12 @@ impl FactsWalk {
     /// # Errors
     /// As [`FactsWalk::feed`].
     pub fn begin(&mut self, name: &WalSegment) -> Result<()> {
-        let spanning = if self.walker.header().is_some() {
-            Spanning::from(&self.walker)
-        } else {
-            Spanning::Unknown
-        };
+        let knows = self.walker.header().is_some() && !self.walker.is_skipping();
         self.walker.begin(name)?;
         self.fold = Some(Fold {
             name: *name,
-            spanning,
-            facts: None,
+            spanning: if knows { Spanning::Known } else { Spanning::Unknown },
+            gathering: None,
             end: None,
         });
         Ok(())
@@ -130,17 +125,20 @@ impl FactsWalk {
     /// As [`FactsWalk::feed`].
     pub fn part(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(fold) = &mut self.fold else {
-            return Err(Error::invalid("no WAL segment was announced"));
+            return Err(not_announced());
         };
         if fold.end.is_some() {
             return Ok(());
         }
-        if fold.facts.is_none() {
-            fold.facts = Some(SegmentFacts::new(&header_named(bytes, &fold.name)?));
-        }
-        let facts = fold.facts.as_mut().expect("just set");
+        let gathering = match &mut fold.gathering {
+            Some(gathering) => gathering,
+            none => {
+                let header = header_named(bytes, &fold.name)?;
+                none.insert(Gathering::new(&fold.name, &header, fold.spanning))
+            }
+        };
         fold.end = self.walker.part(bytes, &mut |record| {
-            facts.add(record);
+            gathering.add(record);
             ControlFlow::Continue(())
         })?;
         Ok(())
@@ -151,21 +149,15 @@ impl FactsWalk {
     /// # Errors
     /// As [`FactsWalk::feed`]; `Corrupt` when no bytes were given.
     pub fn finish(&mut self) -> Result<SegmentFacts> {
-        let Some(fold) = self.fold.take() else {
-            return Err(Error::invalid("no WAL segment was announced"));
-        };
-        let Some(mut facts) = fold.facts else {
+        let fold = self.fold.take().ok_or_else(not_announced)?;
+        let Some(gathering) = fold.gathering else {
             return Err(Error::corrupt(format!("WAL segment {} is empty", fold.name)));
         };
         let end = match fold.end {
             Some(end) => end,
             None => self.walker.finish()?,
         };
-        if let Some(timeline) = self.walker.page_timeline() {
-            facts.last_page_timeline = timeline;
-        }
-        facts.conclude(&end, &fold.name, fold.spanning);
-        Ok(facts)
+        Ok(gathering.conclude(&end, self.walker.page_timeline()))
     }
 
     /// True if `header` can be that of the segment after those that were read.
@@ -182,178 +174,15 @@ impl FactsWalk {
     }
 }
 
-/// What is known of a record that goes on into the segment.
-#[derive(Clone, Copy, Debug)]
-enum Spanning {
-    Known,
-    Unknown,
-}
-
-impl From<&Walker> for Spanning {
-    fn from(walker: &Walker) -> Spanning {
-        if walker.is_skipping() {
-            Spanning::Unknown
-        } else {
-            Spanning::Known
-        }
-    }
-}
-
 /// The segment at hand.
 #[derive(Debug)]
 struct Fold {
     name: WalSegment,
     spanning: Spanning,
-    facts: Option<SegmentFacts>,
+    gathering: Option<Gathering>,
     end: Option<WalkEnd>,
 }
 
-/// How the facts come about; what they are is in [`pgkeep_base::facts`].
-trait Gather {
-    fn new(header: &SegmentHeader) -> Self;
-    fn add(&mut self, record: &Record);
-    fn add_transaction(&mut self, xid: Option<u32>, time: Timestamp);
-    fn add_time(&mut self, time: Timestamp);
-    fn conclude(&mut self, end: &WalkEnd, name: &WalSegment, spanning: Spanning);
-}
-
-impl Gather for SegmentFacts {
-    fn new(header: &SegmentHeader) -> SegmentFacts {
-        SegmentFacts {
-            system_identifier: header.system_id,
-            major: header.major,
-            page_magic: header.page_magic,
-            segment_bytes: header.segment_size.into(),
-            block_bytes: header.block_bytes,
-            page_timeline: header.page_timeline,
-            last_page_timeline: header.page_timeline,
-            start: header.start,
-            continued_bytes: header.continued_bytes,
-            drops_unfinished: header.drops_unfinished(),
-            first_record: None,
-            first_record_prev: None,
-            last_record: None,
-            last_record_end: None,
-            unfinished_record: None,
-            missing_bytes: 0,
-            switched: false,
-            valid_to: header.start,
-            stopped: None,
-            commits: 0,
-            aborts: 0,
-            first_commit_time: None,
-            last_commit_time: None,
-            min_time: None,
-            max_time: None,
-            last_known_time: None,
-            xid_min: None,
-            xid_max: None,
-            xid_unknown: false,
-            restore_points: Vec::new(),
-            backup_ends: Vec::new(),
-            checkpoints: 0,
-            last_checkpoint: None,
-            wal_level: None,
-            minimal_at: None,
-            spanning_unknown: false,
-            unreadable_records: 0,
-        }
-    }
-
-    /// Counts a record that ends in this segment.
-    fn add(&mut self, record: &Record) {
-        if self.first_record.is_none() && record.start >= self.start {
-            self.first_record = Some(record.start);
-            self.first_record_prev = Some(record.prev);
-        }
-        self.last_record = Some(record.start);
-        self.last_record_end = Some(record.end);
-        match meaning(record, self.major) {
-            Meaning::Commit { xid, time, .. } => {
-                self.commits += 1;
-                self.first_commit_time.get_or_insert(time);
-                self.last_commit_time = Some(time);
-                self.add_transaction(xid, time);
-            }
-            Meaning::Abort { xid, time, .. } => {
-                self.aborts += 1;
-                self.add_transaction(xid, time);
-            }
-            Meaning::RestorePoint { name, time } => {
-                self.add_time(time);
-                let lsn = record.start;
-                self.restore_points.push(RestorePointFact { name, lsn, time });
-            }
-            Meaning::BackupEnd { start_lsn } => self.backup_ends.push(BackupEndFact {
-                start_lsn,
-                record: record.start,
-                end: record.end,
-            }),
-            Meaning::Checkpoint { redo, time, .. } => {
-                self.add_time(time);
-                self.checkpoints += 1;
-                let record = record.start;
-                self.last_checkpoint = Some(CheckpointFact { record, redo });
-            }
-            Meaning::EndOfRecovery { time, .. } => self.add_time(time),
-            Meaning::ParameterChange { wal_level } => {
-                self.wal_level = Some(wal_level);
-                if wal_level == WalLevel::Minimal {
-                    self.minimal_at.get_or_insert(record.start);
-                }
-            }
-            Meaning::Switch => self.switched = true,
-            Meaning::Unreadable => self.unreadable_records += 1,
-            Meaning::OverwriteContrecord { .. } | Meaning::CheckpointRedo | Meaning::Prepare | Meaning::Other => {}
-        }
-    }
-
-    fn add_transaction(&mut self, xid: Option<u32>, time: Timestamp) {
-        self.min_time = Some(self.min_time.map_or(time, |min| min.min(time)));
-        self.max_time = self.max_time.max(Some(time));
-        self.add_time(time);
-        match xid {
-            Some(xid) => {
-                self.xid_min = Some(self.xid_min.map_or(xid, |min| min.min(xid)));
-                self.xid_max = self.xid_max.max(Some(xid));
-            }
-            None => self.xid_unknown = true,
-        }
-    }
-
-    fn add_time(&mut self, time: Timestamp) {
-        self.last_known_time = self.last_known_time.max(Some(time));
-    }
-
-    /// Adds how the segment ended.
-    fn conclude(&mut self, end: &WalkEnd, name: &WalSegment, spanning: Spanning) {
-        self.valid_to = name.end();
-        let mut spans_on = false;
-        match end {
-            WalkEnd::Continues {
-                start,
-                bytes_missing,
-                prev,
-            } => {
-                self.missing_bytes = *bytes_missing;
-                if *start >= self.start {
-                    self.unfinished_record = Some(*start);
-                    if self.first_record.is_none() {
-                        self.first_record = Some(*start);
-                        self.first_record_prev = *prev;
-                    }
-                }
-            }
-            WalkEnd::ContinuesUnknown { bytes_missing } => {
-                self.missing_bytes = *bytes_missing;
-                spans_on = true;
-            }
-            WalkEnd::Stopped { at, reason } => {
-                self.valid_to = (*at).max(self.start);
-                self.stopped = Some(reason.clone());
-            }
-            WalkEnd::SegmentFull { .. } | WalkEnd::Switched { .. } | WalkEnd::Interrupted { .. } => {}
-        }
-        self.spanning_unknown = self.continued_bytes > 0 && matches!(spanning, Spanning::Unknown) && !spans_on;
-    }
+fn not_announced() -> Error {
+    Error::invalid("can't read WAL: no segment was announced")
 }

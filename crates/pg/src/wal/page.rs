@@ -101,7 +101,7 @@ pub fn read_segment_header(first_page: &[u8]) -> Result<SegmentHeader> {
     if !(long.block_bytes.is_power_of_two() && (1024..=65536).contains(&long.block_bytes)) {
         return Err(corrupt(format!("WAL block size {} is out of range", long.block_bytes)));
     }
-    if header.address.0 % segment_size.bytes() != 0 {
+    if !header.address.0.is_multiple_of(segment_size.bytes()) {
         return Err(corrupt(format!(
             "page address {} is not the start of a segment of {} bytes",
             header.address, long.segment_bytes

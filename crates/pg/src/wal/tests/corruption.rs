@@ -140,10 +140,16 @@ fn headers_that_are_none_are_named() {
         error.detail_text().unwrap()
     };
     for (change, words) in [
-        (&(|page: &mut Vec<u8>| page.fill(0)) as &dyn Fn(&mut Vec<u8>), "all zeroes"),
+        (
+            &(|page: &mut Vec<u8>| page.fill(0)) as &dyn Fn(&mut Vec<u8>),
+            "all zeroes",
+        ),
         (&|page| page[0] = 0x77, "D177 is not that of any known PostgreSQL"),
         (&|page| page.swap(0, 1), "big-endian"),
-        (&|page| page[..2].copy_from_slice(&0xD106u16.to_le_bytes()), "page magic D106; this pgkeep"),
+        (
+            &|page| page[..2].copy_from_slice(&0xD106u16.to_le_bytes()),
+            "page magic D106; this pgkeep",
+        ),
         (&|page| page[2] = 0, "no long form"),
         (&|page| page[3] = 1, "flags 0102"),
         (&|page| page[4] = 0, "timeline is 0"),
@@ -166,7 +172,11 @@ fn a_missing_segment_in_between_is_noticed() {
         .feed(&segments[0], &writer.name(0), &mut |_| ControlFlow::Continue(()))
         .unwrap();
     let end = walker.feed(&segments[0], &writer.name(1), &mut |_| ControlFlow::Continue(()));
-    let spanning = writer.written.iter().find(|record| record.end > writer.name(0).end()).unwrap();
+    let spanning = writer
+        .written
+        .iter()
+        .find(|record| record.end > writer.name(0).end())
+        .unwrap();
     match end.unwrap() {
         WalkEnd::Stopped { at, reason } => {
             assert_eq!(at, spanning.start);
@@ -174,4 +184,128 @@ fn a_missing_segment_in_between_is_noticed() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// How the walk over one segment ended, and how many records it showed before.
+fn stopped(writer: &Writer) -> (usize, Lsn, String) {
+    let (shown, ends) = walk(&writer.segments(), writer, None);
+    match ends.last() {
+        Some(WalkEnd::Stopped { at, reason }) => (shown.len(), *at, reason.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Aim: a stale record with a good checksum (a torn page) is not taken for the next one. Method: break its link.
+#[test]
+fn a_record_that_does_not_follow_the_last_one_ends_the_walk() {
+    for spans in [10, 20_000] {
+        let mut writer = Writer::new(8192);
+        writer.commit(700, 1);
+        writer.prev = Lsn(0x1234);
+        let stale = writer.record(10, 0, 701, &vec![1; spans]);
+        let (shown, at, reason) = stopped(&writer);
+        assert_eq!((shown, at), (1, stale));
+        assert!(reason.contains("follows 0/1234, expected 0/300028"), "{reason}");
+    }
+    let mut writer = Writer::new(8192);
+    writer.prev = Lsn(writer.base() + 40);
+    writer.commit(700, 1);
+    assert!(stopped(&writer).2.contains("which is later"));
+}
+
+#[test]
+fn an_unknown_resource_manager_ends_the_walk() {
+    for (magic, rmgr, known) in [
+        (0xD10D, 21, true),
+        (0xD10D, 22, false),
+        (0xD10D, 128, false),
+        (0xD110, 127, false),
+        (0xD110, 128, true),
+    ] {
+        let mut writer = Writer::new(8192);
+        writer.magic = magic;
+        writer.record(rmgr, 0, 700, &[1; 10]);
+        assert_eq!(stopped(&writer).0, usize::from(known), "{magic:X} {rmgr}");
+    }
+}
+
+#[test]
+fn a_record_longer_than_any_can_be_ends_the_walk() {
+    let mut writer = Writer::new(8192);
+    let at = writer.commit(700, 1);
+    writer.bytes[40..44].copy_from_slice(&(1u32 << 30).to_le_bytes());
+    let (_, stop, reason) = stopped(&writer);
+    assert!(stop == at && reason.contains("more than one can have"), "{reason}");
+    writer.bytes[40..44].copy_from_slice(&23u32.to_le_bytes());
+    assert!(stopped(&writer).2.contains("fewer than its header has"));
+}
+
+/// Aim: page headers in the middle of a record are cross-checked. Method: change each field, with the record's beginning
+/// at hand and without.
+#[test]
+fn a_page_that_does_not_go_on_with_the_record_ends_the_walk() {
+    let mut writer = Writer::new(8192);
+    let size = writer.size.bytes() as usize;
+    writer.commit(700, 1);
+    let long = writer.record(10, 0, 701, &vec![1; 2 * size]);
+    for (field, value, words) in [
+        (16, 1, "goes on with"),
+        (2, 0, "does not go on with it"),
+        (0, 0x10, "page magic D110 is that of PostgreSQL 15"),
+        (8, 1, "it says that it is the page at"),
+        (3, 1, "flags 0101"),
+    ] {
+        let mut segments = writer.segments();
+        segments[1][3 * 8192 + field] = value;
+        let (_, ends) = walk(&segments, &writer, None);
+        let WalkEnd::Stopped { at, reason } = ends.last().unwrap() else {
+            panic!("{ends:?}");
+        };
+        assert!(*at == long && reason.contains(words), "{at} {reason}");
+        let end = Walker::new(None).feed(&segments[1], &writer.name(1), &mut |_| ControlFlow::Continue(()));
+        let page = Lsn(writer.name(1).start().0 + 3 * 8192);
+        assert!(matches!(end.unwrap(), WalkEnd::Stopped { at, .. } if at == page));
+    }
+}
+
+#[test]
+fn a_walk_that_begins_inside_a_foreign_segment_stops() {
+    let writer = log();
+    let start = writer
+        .written
+        .iter()
+        .find(|record| record.start.0 > writer.base() + 5 * 8192)
+        .unwrap()
+        .start;
+    let mut segment = writer.segments()[0].clone();
+    segment[9] ^= 1;
+    let end = Walker::new(Some(start)).feed(&segment, &writer.name(0), &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(end.unwrap(), WalkEnd::Stopped { at, .. } if at == writer.name(0).start()));
+}
+
+#[test]
+fn nothing_may_follow_a_part_that_ends_inside_a_page() {
+    let writer = log();
+    let segment = &writer.segments()[0];
+    let mut walker = Walker::new(None);
+    walker.begin(&writer.name(0)).unwrap();
+    let whole = writer
+        .written
+        .iter()
+        .find(|record| record.end.0 % 8192 > 100)
+        .unwrap()
+        .end;
+    let cut = (whole.0 - writer.base()) as usize;
+    let end = walker
+        .part(&segment[..cut], &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    assert!(
+        matches!(end, Some(WalkEnd::Stopped { at, .. }) if at == whole),
+        "{end:?}"
+    );
+    assert!(
+        walker
+            .part(&segment[cut..], &mut |_| panic!("shown after the end"))
+            .is_err()
+    );
 }

@@ -35,7 +35,10 @@ fn a_record_counts_where_it_ends() {
     assert_eq!(second.continued_bytes, first.missing_bytes);
     assert!(!second.spanning_unknown);
     let time = |microseconds| pgtime::from_timestamptz(microseconds);
-    assert_eq!((second.first_commit_time, second.last_commit_time), (time(20), time(15)));
+    assert_eq!(
+        (second.first_commit_time, second.last_commit_time),
+        (time(20), time(15))
+    );
     assert_eq!((second.min_time, second.max_time), (time(15), time(20)));
     assert_eq!((second.xid_min, second.xid_max), (Some(701), Some(702)));
     assert_eq!(second.valid_to, writer.at());
@@ -80,8 +83,13 @@ fn a_record_over_many_segments_needs_a_walk() {
     let segments = writer.segments();
     assert_eq!(segments.len(), 4);
     let mut walk = FactsWalk::new();
-    let facts: Vec<SegmentFacts> = (0..4).map(|index| walk.feed(&segments[index], &writer.name(index)).unwrap()).collect();
-    assert_eq!(facts.iter().map(|facts| facts.commits).collect::<Vec<_>>(), [1, 0, 0, 2]);
+    let facts: Vec<SegmentFacts> = (0..4)
+        .map(|index| walk.feed(&segments[index], &writer.name(index)).unwrap())
+        .collect();
+    assert_eq!(
+        facts.iter().map(|facts| facts.commits).collect::<Vec<_>>(),
+        [1, 0, 0, 2]
+    );
     for index in 1..4 {
         assert_eq!(facts[index].continued_bytes, facts[index - 1].missing_bytes);
         assert!(!facts[index].spanning_unknown);
@@ -151,9 +159,18 @@ fn a_segment_under_a_wrong_name_is_refused() {
     let segments = writer.segments();
     let error = segment_facts(&segments[0], &writer.name(1), None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.detail_text().unwrap().contains("it begins at 0/300000"), "{error:?}");
+    assert!(
+        error.detail_text().unwrap().contains("it begins at 0/300000"),
+        "{error:?}"
+    );
     let mut long = segments[0].clone();
     long.push(0);
-    assert_eq!(segment_facts(&long, &writer.name(0), None).unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_eq!(segment_facts(&[], &writer.name(0), None).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        segment_facts(&long, &writer.name(0), None).unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
+    assert_eq!(
+        segment_facts(&[], &writer.name(0), None).unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
 }

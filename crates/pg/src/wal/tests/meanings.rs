@@ -53,7 +53,10 @@ fn a_prepared_commit_names_the_prepared_transaction() {
         let prepared = true;
         assert_eq!(
             meanings(&writer),
-            [Meaning::Commit { xid, time, prepared }, Meaning::Abort { xid, time, prepared }],
+            [
+                Meaning::Commit { xid, time, prepared },
+                Meaning::Abort { xid, time, prepared }
+            ],
             "{magic:X}"
         );
     }
@@ -84,8 +87,16 @@ fn plain_transactions_carry_their_own_xid() {
     assert_eq!(
         meanings(&writer),
         [
-            Meaning::Commit { xid: Some(700), time, prepared },
-            Meaning::Abort { xid: Some(701), time, prepared },
+            Meaning::Commit {
+                xid: Some(700),
+                time,
+                prepared
+            },
+            Meaning::Abort {
+                xid: Some(701),
+                time,
+                prepared
+            },
             Meaning::Prepare,
             Meaning::Other,
         ]
@@ -103,7 +114,7 @@ fn records_of_the_log_manager_read_as_laid_out() {
     writer.record(0, 0x00, 0, &checkpoint);
     writer.record(0, 0x50, 0, &0x5678u64.to_le_bytes());
     let mut point = vec![0; 72];
-    point[8..12].copy_from_slice("vor".as_bytes().first_chunk::<3>().map(|v| [v[0], v[1], v[2], 0]).unwrap().as_slice());
+    point[8..11].copy_from_slice(b"vor");
     writer.record(0, 0x70, 0, &point);
     let mut recovery = 7i64.to_le_bytes().to_vec();
     recovery.extend(3u32.to_le_bytes());
@@ -134,7 +145,9 @@ fn records_of_the_log_manager_read_as_laid_out() {
                 prev_timeline: timeline(2),
                 time: pgtime::from_timestamptz(7).unwrap(),
             },
-            Meaning::ParameterChange { wal_level: WalLevel::Logical },
+            Meaning::ParameterChange {
+                wal_level: WalLevel::Logical
+            },
             Meaning::CheckpointRedo,
         ]
     );
@@ -186,5 +199,6 @@ fn a_commit_that_cannot_be_read_is_not_passed_over() {
     writer.record(1, 0, 700, &[1, 2, 3]);
     writer.raw(1, 0, 701, &[99, 1, 2, 3]);
     writer.record(0, 0x70, 0, &[1]);
-    assert_eq!(meanings(&writer), [Meaning::Unreadable, Meaning::Unreadable, Meaning::Unreadable]);
+    writer.raw(1, 0, 702, &[&[255, 8][..], &[0; 20]].concat());
+    assert_eq!(meanings(&writer), vec![Meaning::Unreadable; 4]);
 }

@@ -41,7 +41,7 @@ proptest! {
         let writer = written(block, &lengths);
         let (shown, ends) = walk(&writer.segments(), &writer, None);
         prop_assert_eq!(&shown, &writer.written);
-        let at_end = writer.at().0 % writer.size.bytes() == 0;
+        let at_end = writer.at().0.is_multiple_of(writer.size.bytes());
         let stopped = matches!(ends.last(), Some(WalkEnd::Stopped { at, .. }) if *at == writer.at());
         prop_assert!(at_end || stopped, "{:?}, written to {}", ends.last(), writer.at());
     }
@@ -130,6 +130,19 @@ fn a_header_may_be_split_at_any_place_of_a_border() {
         };
         assert_eq!(ends[0], expected, "{left}");
     }
+}
+
+#[test]
+fn an_unknown_record_may_end_exactly_at_the_border() {
+    let mut writer = Writer::new(8192);
+    let end = writer.name(1).end();
+    writer.fill_to(Lsn(writer.name(0).end().0 - 8192));
+    let pages = writer.size.bytes() as usize / 8192;
+    writer.record(10, 0, 1, &vec![1; (8192 - 24) * pages - 16 + 8192 - 24 - 24 - 5]);
+    assert_eq!(writer.at(), end);
+    let segments = writer.segments();
+    let walked = Walker::new(None).feed(&segments[1], &writer.name(1), &mut |_| panic!("nothing is known of it"));
+    assert_eq!(walked.unwrap(), WalkEnd::SegmentFull { next: end });
 }
 
 #[test]

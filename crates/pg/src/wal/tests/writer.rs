@@ -105,7 +105,7 @@ impl Writer {
 
     fn page_header(&mut self, remaining: u32) {
         let at = self.at();
-        let long = at.0 % self.size.bytes() == 0;
+        let long = at.0.is_multiple_of(self.size.bytes());
         let mut flags = std::mem::take(&mut self.extra_flags);
         flags |= if remaining > 0 { 1 } else { 0 };
         flags |= if long { 2 } else { 0 };
@@ -123,7 +123,7 @@ impl Writer {
     }
 
     fn at_page_start(&self) -> bool {
-        self.bytes.len() % self.block == 0
+        self.bytes.len().is_multiple_of(self.block)
     }
 
     /// Writes a record with this main data and shows how it should be shown.
@@ -207,13 +207,19 @@ impl Writer {
             let left = (lsn.0 - self.at().0) as usize;
             let page_left = self.block - self.bytes.len() % self.block;
             let header = match self.at_page_start() {
-                true if self.at().0 % self.size.bytes() == 0 => 40,
+                true if self.at().0.is_multiple_of(self.size.bytes()) => 40,
                 true => 24,
                 false => 0,
             };
             let most = left.min(page_left) - header;
             // Never leave less than a record's header behind, unless it is nothing.
-            let now = if most > 4096 { 2048 } else if most > 2000 { most / 2 / 8 * 8 } else { most };
+            let now = if most > 4096 {
+                2048
+            } else if most > 2000 {
+                most / 2 / 8 * 8
+            } else {
+                most
+            };
             assert!(now >= 32, "{now} bytes can't hold a filler");
             let main = if now - 24 - 2 < 256 { now - 24 - 2 } else { now - 24 - 5 };
             self.record(10, 0, 1, &vec![0xAA; main]);

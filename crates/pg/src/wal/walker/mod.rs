@@ -191,9 +191,7 @@ impl Walker {
     /// # Errors
     /// As [`Walker::feed`].
     pub fn part(&mut self, bytes: &[u8], visit: &mut Visit) -> Result<Option<WalkEnd>> {
-        let Some(segment) = self.segment else {
-            return Err(Error::invalid("no WAL segment was announced"));
-        };
+        let segment = self.announced()?;
         if bytes.len() as u64 > segment.end().0.saturating_sub(self.at.0) {
             return Err(Error::corrupt(format!(
                 "WAL segment {segment} is longer than {} bytes",
@@ -214,9 +212,7 @@ impl Walker {
     /// # Errors
     /// As [`Walker::feed`].
     pub fn finish(&mut self) -> Result<WalkEnd> {
-        let Some(segment) = self.segment else {
-            return Err(Error::invalid("no WAL segment was announced"));
-        };
+        let segment = self.announced()?;
         if let State::Switched { record } = self.state {
             return Ok(WalkEnd::Switched { record });
         }
@@ -236,6 +232,14 @@ impl Walker {
             },
             _ => WalkEnd::SegmentFull { next: segment.end() },
         })
+    }
+
+    fn announced(&self) -> Result<WalSegment> {
+        match self.segment {
+            _ if matches!(self.state, State::Ended) => Err(Error::invalid("can't read more WAL: the walk is over")),
+            Some(segment) => Ok(segment),
+            None => Err(Error::invalid("can't read WAL: no segment was announced")),
+        }
     }
 
     /// Bytes that the record at hand still lacks: what the next segment's header must call `continued_bytes`.
@@ -294,7 +298,7 @@ impl Walker {
         };
         let block = identity.block_bytes as usize;
         for page in bytes.chunks(block) {
-            if self.at.0 % block as u64 != 0 {
+            if !self.at.0.is_multiple_of(block as u64) {
                 return Err(self.cut_short(self.at, format!("the segment ends inside the page before {}", self.at)));
             }
             let at = self.at;
