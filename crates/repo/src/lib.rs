@@ -4,6 +4,7 @@
 //! under a name that binds it. Nothing here talks to PostgreSQL or reads a data directory.
 //! Writing goes through [`seal::Sealer`], reading through [`open::Opener`]; the kinds of objects have a module each.
 
+pub mod catalogue;
 pub mod control;
 pub mod digest;
 pub mod fetch;
