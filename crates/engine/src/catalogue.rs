@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Result, ResultExt, limits};
+use pgkeep_repo::fetch::{Unread, find_copy};
 use pgkeep_repo::head::{Head, VerifiedHead};
 use pgkeep_repo::lineage::Lineage;
-use pgkeep_repo::fetch::{Unread, find_copy};
 use pgkeep_store::Store;
 
 use crate::engine::Engine;
@@ -62,14 +62,23 @@ impl Catalogue {
         match self.bad.iter().find(|bad| &bad.id == id) {
             Some(bad) => Err(Error::new(bad.error.kind(), format!("backup {id} can't be used"))
                 .detail(bad.error.detail_text().unwrap_or_else(|| bad.error.to_string()))
-                .hint(bad.error.hint_text().unwrap_or("`pgkeep list` shows the others.").to_owned())),
-            None => Err(Error::not_found(format!("there is no backup {id}")).hint("`pgkeep list` shows what there is.")),
+                .hint(
+                    bad.error
+                        .hint_text()
+                        .unwrap_or("`pgkeep list` shows the others.")
+                        .to_owned(),
+                )),
+            None => {
+                Err(Error::not_found(format!("there is no backup {id}")).hint("`pgkeep list` shows what there is."))
+            }
         }
     }
 
     /// Physical backups of a lineage, oldest stop LSN first on each timeline.
     pub fn physical<'a>(&'a self, lineage: &'a Lineage) -> impl Iterator<Item = &'a Backup> {
-        self.backups.iter().filter(move |backup| backup.head().lineage() == *lineage && backup.head().physical().is_ok())
+        self.backups
+            .iter()
+            .filter(move |backup| backup.head().lineage() == *lineage && backup.head().physical().is_ok())
     }
 }
 
@@ -80,13 +89,20 @@ impl Catalogue {
 pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Catalogue> {
     let mut places: BTreeMap<(Lineage, BackupId), Vec<String>> = BTreeMap::new();
     for place in engine.places() {
-        let found = list_heads(&*place.store, cluster).await.during(|| format!("list repository \"{}\"", place.name))?;
+        let found = list_heads(&*place.store, cluster)
+            .await
+            .during(|| format!("list repository \"{}\"", place.name))?;
         for key in found {
             places.entry(key).or_default().push(place.name.clone());
         }
     }
-    let reads = places.into_iter().map(|((lineage, id), places)| read_head(engine, lineage, id, places));
-    let read: Vec<_> = stream::iter(reads).buffered(limits::REQUESTS_IN_FLIGHT).try_collect().await?;
+    let reads = places
+        .into_iter()
+        .map(|((lineage, id), places)| read_head(engine, lineage, id, places));
+    let read: Vec<_> = stream::iter(reads)
+        .buffered(limits::REQUESTS_IN_FLIGHT)
+        .try_collect()
+        .await?;
     let mut catalogue = Catalogue::default();
     for result in read {
         match result {
@@ -106,9 +122,19 @@ async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<
     let mut found = Vec::new();
     for cluster in clusters.iter().filter_map(|name| name.parse::<ClusterName>().ok()) {
         for system in directories(store, &format!("backups/{cluster}")).await? {
-            let Ok(system_identifier) = system.parse() else { continue };
-            let lineage = Lineage { cluster: cluster.clone(), system_identifier };
-            found.extend(heads_of(store, &lineage).await?.into_iter().map(|id| (lineage.clone(), id)));
+            let Ok(system_identifier) = system.parse() else {
+                continue;
+            };
+            let lineage = Lineage {
+                cluster: cluster.clone(),
+                system_identifier,
+            };
+            found.extend(
+                heads_of(store, &lineage)
+                    .await?
+                    .into_iter()
+                    .map(|id| (lineage.clone(), id)),
+            );
         }
     }
     Ok(found)
@@ -119,7 +145,10 @@ async fn heads_of(store: &dyn Store, lineage: &Lineage) -> Result<Vec<BackupId>>
     let mut ids = Vec::new();
     while let Some(object) = objects.try_next().await? {
         let name = object.name.to_string();
-        let id = name.strip_suffix("/head").and_then(|path| path.rsplit('/').next()).and_then(|id| id.parse().ok());
+        let id = name
+            .strip_suffix("/head")
+            .and_then(|path| path.rsplit('/').next())
+            .and_then(|id| id.parse().ok());
         ids.extend(id.filter(|id| lineage.head_name(id) == object.name));
     }
     Ok(ids)
@@ -139,11 +168,19 @@ async fn read_head(engine: &Engine, lineage: Lineage, id: BackupId, places: Vec<
     let check = |bytes: bytes::Bytes| {
         let verified = Head::read(engine.opener(), &name, &bytes)?;
         let same = verified.head.id == id && verified.head.lineage() == lineage;
-        if same { Ok(verified) } else { Err(Error::corrupt("the head is that of another backup")) }
+        if same {
+            Ok(verified)
+        } else {
+            Err(Error::corrupt("the head is that of another backup"))
+        }
     };
     match find_copy(&engine.stores(), &name, limits::HEAD_BYTES_MAX, check).await {
         Ok(verified) => Ok(Ok(Backup { verified, places })),
         Err(why @ Unread::Unknown(_)) => Err(why.into_error(&name)),
-        Err(why) => Ok(Err(BadHead { lineage, id, error: why.into_error(&name) })),
+        Err(why) => Ok(Err(BadHead {
+            lineage,
+            id,
+            error: why.into_error(&name),
+        })),
     }
 }

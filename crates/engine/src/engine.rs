@@ -5,8 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pgkeep_base::{Error, Event, Result};
 use pgkeep_repo::open::Opener;
-use pgkeep_repo::seal::{SealMode, Sealer};
-use pgkeep_repo::sign::Trust;
+use pgkeep_repo::seal::Sealer;
 use pgkeep_repo::wal::WalNaming;
 use pgkeep_store::Store;
 
@@ -28,20 +27,20 @@ impl Engine {
     pub fn new(setup: Setup) -> Result<Engine> {
         setup.validate()?;
         let repository = &setup.repository;
-        let mut trust = Trust::new(repository.signers.iter().chain(&setup.signers).cloned());
+        let mut trust = repository.trust(setup.signers.iter().cloned());
         trust.enrol(setup.signing_key.fingerprint());
         if setup.accept_signer {
             trust = trust.accept_any();
         }
-        let mode = match repository.recipients.as_slice() {
-            [] if repository.unencrypted => SealMode::None,
-            [] => return Err(Error::invalid("the repository file names no recipient").hint("`pgkeep keys list` shows what it names.")),
-            recipients => SealMode::Age(recipients.to_vec()),
-        };
-        let sealer = Sealer::new(repository.id, mode, Arc::clone(&setup.signing_key), Arc::clone(&setup.clock))?;
-        let opener = Opener::new(repository.id, setup.identities.clone(), Arc::new(trust));
-        let naming = WalNaming::new(repository.naming_key.clone());
-        Ok(Engine { setup: Arc::new(setup), opener, sealer, naming })
+        let sealer = repository.sealer(Arc::clone(&setup.signing_key), Arc::clone(&setup.clock))?;
+        let opener = repository.opener(setup.identities.clone(), Arc::new(trust));
+        let naming = repository.naming();
+        Ok(Engine {
+            setup: Arc::new(setup),
+            opener,
+            sealer,
+            naming,
+        })
     }
 
     /// What it was made from.
@@ -76,12 +75,21 @@ impl Engine {
 
     /// The same engine with only the place of that name (`--repository`).
     pub fn only_place(&self, name: &str) -> Result<Engine> {
-        let place = self.setup.places.iter().find(|place| place.name == name).cloned().ok_or_else(|| {
-            Error::not_found(format!("there is no repository \"{name}\" in the configuration"))
-                .hint("`pgkeep config show` prints the repositories.")
-        })?;
+        let place = self
+            .setup
+            .places
+            .iter()
+            .find(|place| place.name == name)
+            .cloned()
+            .ok_or_else(|| {
+                Error::not_found(format!("there is no repository \"{name}\" in the configuration"))
+                    .hint("`pgkeep config show` prints the repositories.")
+            })?;
         let mut setup = (*self.setup).clone();
-        setup.places = vec![Place { required: true, ..place }];
+        setup.places = vec![Place {
+            required: true,
+            ..place
+        }];
         Engine::new(setup)
     }
 
@@ -97,11 +105,15 @@ impl Engine {
 
     /// Tells the caller something that an operator should read.
     pub fn note(&self, message: impl Into<String>) {
-        self.setup.progress.event(Event::Note { message: message.into() });
+        self.setup.progress.event(Event::Note {
+            message: message.into(),
+        });
     }
 
     /// Tells the caller that this run's result is impaired.
     pub fn warn(&self, message: impl Into<String>) {
-        self.setup.progress.event(Event::Warning { message: message.into() });
+        self.setup.progress.event(Event::Warning {
+            message: message.into(),
+        });
     }
 }

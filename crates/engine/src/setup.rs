@@ -67,7 +67,13 @@ impl Setup {
     /// # Errors
     /// `NotFound` for an unknown name, `Invalid` where none is named and there are several or none.
     pub fn cluster(&self, name: Option<&ClusterName>) -> Result<&ClusterConfig> {
-        let names = || self.clusters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+        let names = || {
+            self.clusters
+                .iter()
+                .map(|c| c.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         match name {
             Some(wanted) => self.clusters.iter().find(|c| &c.name == wanted).ok_or_else(|| {
                 Error::not_found(format!("there is no cluster \"{wanted}\" in the configuration"))

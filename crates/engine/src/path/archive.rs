@@ -74,7 +74,13 @@ impl Archive {
         let (histories, bad_histories) = read_histories(engine, found.histories).await?;
         let seen = found.timelines.into_iter().chain(heads.seen);
         let tree = Tree::new(heads.histories.into_iter().chain(histories), seen);
-        Ok(Archive { lineage: lineage.clone(), segment_size, tree, bad_histories, segments: found.segments })
+        Ok(Archive {
+            lineage: lineage.clone(),
+            segment_size,
+            tree,
+            bad_histories,
+            segments: found.segments,
+        })
     }
 
     /// What was archived as segment `number` of `timeline`.
@@ -84,17 +90,25 @@ impl Archive {
 
     /// The largest segment number of a timeline.
     pub fn last_number(&self, timeline: TimelineId) -> Option<u64> {
-        self.segments.range((timeline, 0)..=(timeline, u64::MAX)).next_back().map(|((_, number), _)| *number)
+        self.segments
+            .range((timeline, 0)..=(timeline, u64::MAX))
+            .next_back()
+            .map(|((_, number), _)| *number)
     }
 
     /// Segment numbers of a timeline, in order.
     pub fn numbers(&self, timeline: TimelineId) -> impl Iterator<Item = u64> {
-        self.segments.range((timeline, 0)..=(timeline, u64::MAX)).map(|((_, number), _)| *number)
+        self.segments
+            .range((timeline, 0)..=(timeline, u64::MAX))
+            .map(|((_, number), _)| *number)
     }
 
     /// Segment names under which different contents were archived.
     pub fn doubles(&self) -> impl Iterator<Item = (TimelineId, u64)> {
-        self.segments.iter().filter(|(_, contents)| contents.len() > 1).map(|(key, _)| *key)
+        self.segments
+            .iter()
+            .filter(|(_, contents)| contents.len() > 1)
+            .map(|(key, _)| *key)
     }
 
     /// Timelines that have segments here, oldest first.
@@ -119,7 +133,12 @@ struct Found {
 
 impl Found {
     fn new(segment_size: SegmentSize) -> Found {
-        Found { segment_size, segments: BTreeMap::new(), histories: BTreeMap::new(), timelines: Vec::new() }
+        Found {
+            segment_size,
+            segments: BTreeMap::new(),
+            histories: BTreeMap::new(),
+            timelines: Vec::new(),
+        }
     }
 
     async fn list_place(&mut self, store: &dyn Store, lineage: &Lineage, from: u64, place: u64) -> Result<()> {
@@ -130,7 +149,8 @@ impl Found {
         };
         for timeline in timelines.iter().filter_map(|name| TimelineId::from_hex(name)) {
             self.timelines.push(timeline);
-            self.list_timeline(store, &format!("{directory}/{}", timeline.hex()), from, place).await?;
+            self.list_timeline(store, &format!("{directory}/{}", timeline.hex()), from, place)
+                .await?;
         }
         Ok(())
     }
@@ -151,13 +171,21 @@ impl Found {
                 self.histories.insert((*timeline, name.hash), object.name);
             }
             WalFile::Segment(_) => {
-                let Some(segment) = name.file.segment(self.segment_size).filter(|segment| segment.number >= from) else {
+                let Some(segment) = name
+                    .file
+                    .segment(self.segment_size)
+                    .filter(|segment| segment.number >= from)
+                else {
                     return;
                 };
                 let contents = self.segments.entry((segment.timeline, segment.number)).or_default();
                 match contents.iter_mut().find(|content| content.hash == name.hash) {
                     Some(content) => content.places |= place,
-                    None => contents.push(Content { hash: name.hash, bytes: object.bytes, places: place }),
+                    None => contents.push(Content {
+                        hash: name.hash,
+                        bytes: object.bytes,
+                        places: place,
+                    }),
                 }
             }
             WalFile::Partial(_) | WalFile::BackupHistory(_) => {}
@@ -177,7 +205,12 @@ async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), O
         match read_history(engine, &stores, timeline, &name).await {
             Ok(history) => match good.get(&timeline) {
                 Some(other) if *other != history => {
-                    bad.push((timeline, Error::conflict(format!("two different history files of timeline {timeline} were archived"))));
+                    bad.push((
+                        timeline,
+                        Error::conflict(format!(
+                            "two different history files of timeline {timeline} were archived"
+                        )),
+                    ));
                 }
                 _ => {
                     good.insert(timeline, history);

@@ -39,7 +39,11 @@ fn own_choices(history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec
         let not_left = left.is_none_or(|left| number <= size.number_before(left));
         if begun && not_left {
             let segment = WalSegment { timeline, number, size };
-            found.push(Choice { segment, until: begin_of_newer.filter(|newer| *newer < segment.end()), aim: None });
+            found.push(Choice {
+                segment,
+                until: begin_of_newer.filter(|newer| *newer < segment.end()),
+                aim: None,
+            });
         }
         begin_of_newer = Some(begin);
     }
@@ -57,8 +61,16 @@ fn descendant_choices<'a>(
     let begin = history.begin_of(own).expect("it is of itself");
     tree.children(own).filter_map(move |(child, fork)| {
         let shares = size.number_of(fork) == number && fork >= begin && Lsn(number * size.bytes()) < fork;
-        let segment = WalSegment { timeline: child.timeline(), number, size };
-        shares.then_some(Choice { segment, until: Some(fork), aim: Some(child.timeline()) })
+        let segment = WalSegment {
+            timeline: child.timeline(),
+            number,
+            size,
+        };
+        shares.then_some(Choice {
+            segment,
+            until: Some(fork),
+            aim: Some(child.timeline()),
+        })
     })
 }
 
@@ -75,7 +87,10 @@ mod tests {
     fn names(tree: &Tree, target: u32, number: u64) -> Vec<(u32, bool, Option<u32>)> {
         let history = tree.history(timeline(target)).unwrap();
         let found = choices(tree, history, number, SegmentSize::new(SIZE as u32).unwrap());
-        found.iter().map(|c| (c.segment.timeline.get(), c.until.is_some(), c.aim.map(TimelineId::get))).collect()
+        found
+            .iter()
+            .map(|c| (c.segment.timeline.get(), c.until.is_some(), c.aim.map(TimelineId::get)))
+            .collect()
     }
 
     /// Aim: the segment of a switch is taken from the new timeline, from the old one only up to the switch point, and
@@ -83,18 +98,26 @@ mod tests {
     #[test]
     fn the_segment_of_a_switch_has_two_names() {
         let fork = Lsn(5 * SIZE + 77);
-        let second = TimelineHistory::root(timeline(1)).child(timeline(2), fork, "promoted").unwrap();
+        let second = TimelineHistory::root(timeline(1))
+            .child(timeline(2), fork, "promoted")
+            .unwrap();
         let tree = Tree::new([second], []);
         assert_eq!(names(&tree, 2, 4), [(1, false, None)]);
         assert_eq!(names(&tree, 2, 5), [(2, false, None), (1, true, None)]);
         assert_eq!(names(&tree, 2, 6), [(2, false, None)]);
-        assert_eq!(names(&tree, 1, 5), [(1, false, None), (2, true, Some(2))], "it may exist only on the descendant");
+        assert_eq!(
+            names(&tree, 1, 5),
+            [(1, false, None), (2, true, Some(2))],
+            "it may exist only on the descendant"
+        );
         assert_eq!(names(&tree, 1, 6), [(1, false, None)]);
     }
 
     #[test]
     fn a_switch_on_a_border_shares_no_segment() {
-        let second = TimelineHistory::root(timeline(1)).child(timeline(2), Lsn(5 * SIZE), "promoted").unwrap();
+        let second = TimelineHistory::root(timeline(1))
+            .child(timeline(2), Lsn(5 * SIZE), "promoted")
+            .unwrap();
         let tree = Tree::new([second], []);
         assert_eq!(names(&tree, 2, 4), [(1, false, None)]);
         assert_eq!(names(&tree, 2, 5), [(2, false, None)]);

@@ -52,7 +52,10 @@ impl Search {
     /// # Errors
     /// `Invalid` for an exclusive target that has no exclusive form.
     pub fn new(target: RecoveryTarget, exclusive: bool, major: PgMajor, backup_start: Lsn) -> Result<Search> {
-        let has_exclusive = matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_));
+        let has_exclusive = matches!(
+            target,
+            RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_)
+        );
         if exclusive && !has_exclusive {
             return Err(Error::invalid("--exclusive goes with --at, --lsn and --xid only")
                 .detail("PostgreSQL knows `recovery_target_inclusive = off` for these three targets"));
@@ -105,13 +108,18 @@ impl Search {
                 self.last_finished = Some(*time);
                 Some(*time)
             }
-            Meaning::RestorePoint { time, .. } | Meaning::Checkpoint { time, .. } | Meaning::EndOfRecovery { time, .. } => {
-                Some(*time)
-            }
+            Meaning::RestorePoint { time, .. }
+            | Meaning::Checkpoint { time, .. }
+            | Meaning::EndOfRecovery { time, .. } => Some(*time),
             _ => None,
         };
         self.last_known_time = self.last_known_time.max(time);
-        let here = Position { record: record.start, end: record.end, timeline: record.timeline, time: self.last_known_time };
+        let here = Position {
+            record: record.start,
+            end: record.end,
+            timeline: record.timeline,
+            time: self.last_known_time,
+        };
         self.last = Some(here);
         if matches!(meaning, Meaning::BackupEnd { start_lsn } if *start_lsn == self.backup_start) {
             self.consistent = Some(here);

@@ -27,8 +27,13 @@ impl Tree {
             }
             histories.insert(history.timeline(), history);
         }
-        histories.entry(TimelineId::FIRST).or_insert_with(|| TimelineHistory::root(TimelineId::FIRST));
-        Tree { histories, seen: seen.into_iter().collect() }
+        histories
+            .entry(TimelineId::FIRST)
+            .or_insert_with(|| TimelineHistory::root(TimelineId::FIRST));
+        Tree {
+            histories,
+            seen: seen.into_iter().collect(),
+        }
     }
 
     /// The history of a timeline: stored, or rebuilt from a descendant's.
@@ -43,7 +48,10 @@ impl Tree {
 
     /// Timelines of which something exists but that no history explains.
     pub fn unexplained(&self) -> impl Iterator<Item = TimelineId> {
-        self.seen.iter().copied().filter(|timeline| !self.histories.contains_key(timeline))
+        self.seen
+            .iter()
+            .copied()
+            .filter(|timeline| !self.histories.contains_key(timeline))
     }
 
     /// Every timeline with a history, oldest first.
@@ -53,19 +61,32 @@ impl Tree {
 
     /// The newest timeline that a cluster which has replayed `timeline` up to `lsn` can go on to.
     pub fn newest_from(&self, timeline: TimelineId, lsn: Lsn) -> Option<&TimelineHistory> {
-        self.histories.values().rev().find(|history| history.contains(timeline, lsn))
+        self.histories
+            .values()
+            .rev()
+            .find(|history| history.contains(timeline, lsn))
     }
 
     /// Timelines forked directly from `parent`, with the switch point, oldest first.
     pub fn children(&self, parent: TimelineId) -> impl Iterator<Item = (&TimelineHistory, Lsn)> {
-        self.histories.values().filter(move |history| history.parent() == Some(parent)).map(move |history| {
-            (history, history.switch_point(parent).expect("a parent is left somewhere"))
-        })
+        self.histories
+            .values()
+            .filter(move |history| history.parent() == Some(parent))
+            .map(move |history| {
+                (
+                    history,
+                    history.switch_point(parent).expect("a parent is left somewhere"),
+                )
+            })
     }
 
     /// The newest timeline that descends from `timeline`, or itself.
     pub fn newest_descendant(&self, timeline: TimelineId) -> TimelineId {
-        let newest = self.histories.values().rev().find(|history| history.is_ancestor(timeline));
+        let newest = self
+            .histories
+            .values()
+            .rev()
+            .find(|history| history.is_ancestor(timeline));
         newest.map_or(timeline, TimelineHistory::timeline)
     }
 }
@@ -81,12 +102,18 @@ mod tests {
     /// Aim: with the history of timeline 2 lost, nothing about timeline 3 is lost.
     #[test]
     fn a_lost_history_is_rebuilt_from_a_descendant() {
-        let second = TimelineHistory::root(timeline(1)).child(timeline(2), Lsn(100), "a").unwrap();
+        let second = TimelineHistory::root(timeline(1))
+            .child(timeline(2), Lsn(100), "a")
+            .unwrap();
         let third = second.child(timeline(3), Lsn(200), "b").unwrap();
         let tree = Tree::new([third], [timeline(1), timeline(2), timeline(5)]);
         assert_eq!(tree.history(timeline(2)), Some(&second));
         assert_eq!(tree.newest_from(timeline(1), Lsn(50)).unwrap().timeline(), timeline(3));
-        assert_eq!(tree.newest_from(timeline(1), Lsn(150)).unwrap().timeline(), timeline(1), "past the fork there is no way on");
+        assert_eq!(
+            tree.newest_from(timeline(1), Lsn(150)).unwrap().timeline(),
+            timeline(1),
+            "past the fork there is no way on"
+        );
         assert_eq!(tree.unexplained().collect::<Vec<_>>(), [timeline(5)]);
         assert!(tree.is_named(timeline(5)) && !tree.is_named(timeline(4)));
         assert_eq!(tree.newest_descendant(timeline(1)), timeline(3));

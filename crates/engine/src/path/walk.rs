@@ -93,7 +93,9 @@ impl PathEnd {
     pub fn is_natural(&self) -> bool {
         match self {
             PathEnd::Stop => true,
-            PathEnd::Missing { later, .. } | PathEnd::Invalid { later, .. } | PathEnd::Left { later, .. } => later.is_none(),
+            PathEnd::Missing { later, .. } | PathEnd::Invalid { later, .. } | PathEnd::Left { later, .. } => {
+                later.is_none()
+            }
             PathEnd::Bad { .. } => false,
         }
     }
@@ -126,12 +128,24 @@ pub async fn walk(
     let search = Search::new(target, exclusive, from.major, from.start_lsn)?;
     let first = archive.segment_size.number_of(from.start_lsn);
     let last = last_number(archive, history).unwrap_or(first);
-    let source = Source { engine, archive, history, stores: engine.stores() };
-    let mut segments = stream::iter(first..=last.max(first) + 1).map(|number| source.open(number)).buffered(SEGMENTS_IN_FLIGHT);
+    let source = Source {
+        engine,
+        archive,
+        history,
+        stores: engine.stores(),
+    };
+    let mut segments = stream::iter(first..=last.max(first) + 1)
+        .map(|number| source.open(number))
+        .buffered(SEGMENTS_IN_FLIGHT);
     let mut progress = Progressing::new(archive.segment_size, from, search, history.timeline());
     while let Some(opened) = segments.next().await {
         if let Some(end) = progress.take(opened?, &source)? {
-            return Ok(Walked { search: progress.search, end, map: progress.map, aim: progress.aim });
+            return Ok(Walked {
+                search: progress.search,
+                end,
+                map: progress.map,
+                aim: progress.aim,
+            });
         }
     }
     Err(Error::internal("a walk through the WAL ended without a reason"))
@@ -140,7 +154,10 @@ pub async fn walk(
 /// The largest segment number that any timeline of the route has.
 fn last_number(archive: &Archive, history: &TimelineHistory) -> Option<u64> {
     let ancestors = history.switches().iter().map(|switch| switch.timeline);
-    ancestors.chain([history.timeline()]).filter_map(|timeline| archive.last_number(timeline)).max()
+    ancestors
+        .chain([history.timeline()])
+        .filter_map(|timeline| archive.last_number(timeline))
+        .max()
 }
 
 struct Progressing {
@@ -152,7 +169,12 @@ struct Progressing {
 
 impl Progressing {
     fn new(size: SegmentSize, from: From, search: Search, aim: TimelineId) -> Progressing {
-        Progressing { walker: Walker::new(Some(from.start_lsn)), search, map: SegmentMap::new(size), aim }
+        Progressing {
+            walker: Walker::new(Some(from.start_lsn)),
+            search,
+            map: SegmentMap::new(size),
+            aim,
+        }
     }
 
     /// Walks one segment; `Some` when the path ends in it.
@@ -160,7 +182,10 @@ impl Progressing {
         let (choice, hash, content) = match opened {
             Opened::Good(choice, hash, content) => (choice, hash, content),
             Opened::Missing(segment) => {
-                return Ok(Some(PathEnd::Missing { segment, later: source.later_than(segment.number) }));
+                return Ok(Some(PathEnd::Missing {
+                    segment,
+                    later: source.later_than(segment.number),
+                }));
             }
             Opened::Bad(segment, error) => return Ok(Some(PathEnd::Bad { segment, error })),
         };
@@ -169,7 +194,11 @@ impl Progressing {
         let search = &mut self.search;
         let end = self.walker.feed(&content, &choice.segment, &mut |record| {
             left = record.end > until;
-            if left { ControlFlow::Break(()) } else { search.visit(record) }
+            if left {
+                ControlFlow::Break(())
+            } else {
+                search.visit(record)
+            }
         })?;
         let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
         if contributes {
@@ -182,9 +211,11 @@ impl Progressing {
             WalkEnd::Stopped { at, .. } if choice.until.is_some_and(|until| at >= until) => {
                 Some(source.left_at(until, choice.segment))
             }
-            WalkEnd::Stopped { at, reason } => {
-                Some(PathEnd::Invalid { at, reason, later: source.later_than(choice.segment.number) })
-            }
+            WalkEnd::Stopped { at, reason } => Some(PathEnd::Invalid {
+                at,
+                reason,
+                later: source.later_than(choice.segment.number),
+            }),
             _ if choice.until.is_some() => Some(source.left_at(until, choice.segment)),
             _ => None,
         })
@@ -211,13 +242,23 @@ impl Source<'_> {
         let last = last_number(self.archive, self.history)?;
         (number + 1..=last).find_map(|number| {
             let found = choices(&self.archive.tree, self.history, number, size);
-            found.iter().map(|choice| choice.segment).find(|s| !self.archive.contents(s.timeline, s.number).is_empty())
+            found
+                .iter()
+                .map(|choice| choice.segment)
+                .find(|s| !self.archive.contents(s.timeline, s.number).is_empty())
         })
     }
 
     fn left_at(&self, until: Lsn, segment: WalSegment) -> PathEnd {
-        let missing = WalSegment { timeline: self.history.timeline_at(until), ..segment };
-        PathEnd::Left { at: until, missing, later: self.later_than(segment.number) }
+        let missing = WalSegment {
+            timeline: self.history.timeline_at(until),
+            ..segment
+        };
+        PathEnd::Left {
+            at: until,
+            missing,
+            later: self.later_than(segment.number),
+        }
     }
 
     async fn open(&self, number: u64) -> Result<Opened> {
@@ -276,7 +317,9 @@ impl Source<'_> {
 }
 
 fn relation(a: Option<&WalFacts>, a_bytes: &[u8], b: Option<&WalFacts>, b_bytes: &[u8]) -> Relation {
-    let (Some(a), Some(b)) = (a, b) else { return Relation::Unknown };
+    let (Some(a), Some(b)) = (a, b) else {
+        return Relation::Unknown;
+    };
     match compare(a, b) {
         Relation::Unknown => compare_contents((a, a_bytes), (b, b_bytes)),
         known => known,

@@ -4,8 +4,10 @@
 //! the target directory and the mapped tablespaces; `pg_control` is written last. `select` chooses the backup,
 //! `resolve` the stop, `plan` is the value that is shown and then run.
 
+pub mod recovery;
 pub mod request;
 pub mod resolve;
 pub mod unreachable;
 
-pub use request::{ArchiveChoice, RestoreRequest, TargetAction};
+pub use recovery::RecoveryPlan;
+pub use request::{Archiving, RestoreRequest};

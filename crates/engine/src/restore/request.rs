@@ -3,23 +3,12 @@
 use std::path::PathBuf;
 
 use pgkeep_base::{BackupId, ClusterName, RecoveryTarget, TargetTimeline};
-
-/// What PostgreSQL does when it has reached the target (`recovery_target_action`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetAction {
-    /// Opens the database on a new timeline.
-    Promote,
-    /// Waits, readable where hot standby is on, for `pg_wal_replay_resume()`.
-    Pause,
-    /// Shuts down.
-    Shutdown,
-}
+use pgkeep_pg::settings::TargetAction;
 
 /// Whether the restored cluster archives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ArchiveChoice {
+pub enum Archiving {
     /// No: a copy must not pollute its source's archive. `pgkeep adopt` turns it on.
     #[default]
     Off,
@@ -47,7 +36,7 @@ pub struct RestoreRequest {
     /// What to do there; `None`: promote for the end of WAL, else pause.
     pub action: Option<TargetAction>,
     /// Whether the copy archives; `None`: off, or keep for a standby.
-    pub archive: Option<ArchiveChoice>,
+    pub archive: Option<Archiving>,
     /// Make a standby that follows the archive.
     pub standby: bool,
     /// Tablespace locations, old to new.
@@ -65,7 +54,8 @@ impl RestoreRequest {
     }
 
     /// The archiving in force.
-    pub fn archive(&self) -> ArchiveChoice {
-        self.archive.unwrap_or(if self.standby { ArchiveChoice::Keep } else { ArchiveChoice::Off })
+    pub fn archive(&self) -> Archiving {
+        self.archive
+            .unwrap_or(if self.standby { Archiving::Keep } else { Archiving::Off })
     }
 }

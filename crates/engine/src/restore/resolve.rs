@@ -41,7 +41,15 @@ pub async fn resolve<'a>(
     let target = &request.target;
     let mut last_failure: Option<Error> = None;
     for (index, backup) in candidates.iter().enumerate() {
-        let walked = walk(engine, archive, from(backup)?, &history, target.clone(), request.exclusive).await?;
+        let walked = walk(
+            engine,
+            archive,
+            from(backup)?,
+            &history,
+            target.clone(),
+            request.exclusive,
+        )
+        .await?;
         match walked.stop() {
             Some(Stop::At(stop)) => return Ok(cut(backup, walked, stop, history)),
             Some(Stop::BeforeConsistency) => {}
@@ -57,7 +65,12 @@ pub async fn resolve<'a>(
 fn cut<'a>(backup: &'a Backup, mut walked: Walked, stop: Position, history: TimelineHistory) -> Resolved<'a> {
     let last = walked.map.segment_size().number_before(stop.end);
     walked.map.truncate(last);
-    Resolved { backup, walked, stop, history }
+    Resolved {
+        backup,
+        walked,
+        stop,
+        history,
+    }
 }
 
 /// Targets whose place is known only once they are found.
@@ -78,40 +91,65 @@ fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreReque
         TargetTimeline::Numbered(timeline) => timeline,
         TargetTimeline::Latest => newest_reachable(archive, backups, request)?,
         TargetTimeline::Current => {
-            let backup = backups.iter().rfind(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id));
+            let backup = backups
+                .iter()
+                .rfind(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id));
             physical(backup.ok_or_else(|| before_first(&request.target, None))?)?.timeline
         }
     };
     archive.tree.history(wanted).cloned().ok_or_else(|| {
         Error::refused(format!("timeline {wanted} can't be reached"))
-            .detail(format!("its history file is not in the archive and no other history names it{}", bad_history(archive, wanted)))
+            .detail(format!(
+                "its history file is not in the archive and no other history names it{}",
+                bad_history(archive, wanted)
+            ))
             .hint("`pgkeep wal list` shows the timelines that there are.")
     })
 }
 
 fn bad_history(archive: &Archive, timeline: TimelineId) -> String {
     let found = archive.bad_histories.iter().find(|(bad, _)| *bad == timeline);
-    found.map_or_else(String::new, |(_, error)| format!("; the file that is there can't be used: {error}"))
+    found.map_or_else(String::new, |(_, error)| {
+        format!("; the file that is there can't be used: {error}")
+    })
 }
 
 /// The newest timeline that some backup leads to.
 fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreRequest) -> Result<TimelineId> {
     let mut newest = None;
-    for backup in backups.iter().filter(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id)) {
+    for backup in backups
+        .iter()
+        .filter(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id))
+    {
         let head = physical(backup)?;
-        let reached = archive.tree.newest_from(head.timeline, head.stop_lsn).map(TimelineHistory::timeline);
+        let reached = archive
+            .tree
+            .newest_from(head.timeline, head.stop_lsn)
+            .map(TimelineHistory::timeline);
         newest = newest.max(reached.or(Some(head.timeline)));
     }
-    if let Some(lost) = archive.tree.unexplained().filter(|timeline| Some(*timeline) > newest).last() {
+    if let Some(lost) = archive
+        .tree
+        .unexplained()
+        .filter(|timeline| Some(*timeline) > newest)
+        .last()
+    {
         return Err(Error::refused(format!("the newest timeline, {lost}, can't be reached"))
-            .detail(format!("something of it is in the archive, but not its history file{}", bad_history(archive, lost)))
+            .detail(format!(
+                "something of it is in the archive, but not its history file{}",
+                bad_history(archive, lost)
+            ))
             .hint("Name the timeline with `--timeline N`; `pgkeep wal list` shows them."));
     }
     newest.ok_or_else(|| before_first(&request.target, None))
 }
 
 /// The backups to try, best first.
-fn candidates<'a>(backups: &[&'a Backup], history: &TimelineHistory, request: &RestoreRequest) -> Result<Vec<&'a Backup>> {
+fn candidates<'a>(
+    backups: &[&'a Backup],
+    history: &TimelineHistory,
+    request: &RestoreRequest,
+) -> Result<Vec<&'a Backup>> {
     let mut found = Vec::new();
     for backup in backups.iter().copied() {
         let head = physical(backup)?;
@@ -136,7 +174,11 @@ fn may_precede(backup: &Backup, head: &PhysicalHead, request: &RestoreRequest) -
 fn oldest<'a>(backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a Backup> {
     let leads = |head: &PhysicalHead| history.contains(head.timeline, head.stop_lsn);
     let stop = |backup: &&Backup| physical(backup).map_or(Lsn::INVALID, |head| head.stop_lsn);
-    backups.iter().copied().filter(|backup| physical(backup).is_ok_and(leads)).min_by_key(stop)
+    backups
+        .iter()
+        .copied()
+        .filter(|backup| physical(backup).is_ok_and(leads))
+        .min_by_key(stop)
 }
 
 /// The first moment after the walk's end that a later backup makes reachable again.
@@ -147,7 +189,10 @@ fn next_moment(backups: &[&Backup], history: &TimelineHistory, walked: &Walked) 
         let head = physical(backup)?;
         let leads = history.contains(head.timeline, head.stop_lsn);
         if leads && head.start_lsn >= end && next.is_none_or(|next| head.stop_lsn < next.lsn) {
-            next = Some(Moment { lsn: head.stop_lsn, time: Some(backup.head().finished_at) });
+            next = Some(Moment {
+                lsn: head.stop_lsn,
+                time: Some(backup.head().finished_at),
+            });
         }
     }
     Ok(next)
@@ -160,5 +205,10 @@ fn physical(backup: &Backup) -> Result<&PhysicalHead> {
 fn from(backup: &Backup) -> Result<From> {
     let head = physical(backup)?;
     let major = pgkeep_base::PgMajor::from_version_num(backup.head().pg_version_num)?;
-    Ok(From { timeline: head.timeline, start_lsn: head.start_lsn, stop_lsn: head.stop_lsn, major })
+    Ok(From {
+        timeline: head.timeline,
+        start_lsn: head.start_lsn,
+        stop_lsn: head.stop_lsn,
+        major,
+    })
 }

@@ -17,7 +17,10 @@ pub struct Moment {
 
 impl From<Position> for Moment {
     fn from(position: Position) -> Moment {
-        Moment { lsn: position.record, time: position.time }
+        Moment {
+            lsn: position.record,
+            time: position.time,
+        }
     }
 }
 
@@ -47,7 +50,10 @@ pub fn before_first(target: &RecoveryTarget, first: Option<&Backup>) -> Error {
     let error = Error::refused(format!("{} can't be reached", describe(target)));
     match first.and_then(|backup| backup.head().physical().ok().map(|physical| (backup.head(), physical))) {
         Some((head, physical)) => error
-            .detail(format!("it lies before the end of the first backup that leads there, {}", head.id))
+            .detail(format!(
+                "it lies before the end of the first backup that leads there, {}",
+                head.id
+            ))
             .hint(format!(
                 "The earliest moment is {} (--lsn {}); `pgkeep window` shows all.",
                 head.finished_at, physical.stop_lsn
@@ -85,18 +91,33 @@ pub fn reason(walked: &Walked) -> String {
         None => format!(" at {}", last.record),
     });
     match &walked.end {
-        PathEnd::Missing { segment, later: Some(later) } => {
+        PathEnd::Missing {
+            segment,
+            later: Some(later),
+        } => {
             format!("WAL segment {segment} is missing from the archive, which goes on with {later}")
         }
-        PathEnd::Missing { segment, later: None } => format!("the archive ends{at_end}; the next segment would be {segment}"),
+        PathEnd::Missing { segment, later: None } => {
+            format!("the archive ends{at_end}; the next segment would be {segment}")
+        }
         PathEnd::Bad { segment, error } => {
-            let why = error.detail_text().map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
+            let why = error
+                .detail_text()
+                .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
             format!("WAL segment {segment} is bad: {why}")
         }
-        PathEnd::Invalid { at, reason, later: Some(later) } => {
+        PathEnd::Invalid {
+            at,
+            reason,
+            later: Some(later),
+        } => {
             format!("valid WAL ends at {at} ({reason}), although the archive goes on with {later}")
         }
-        PathEnd::Invalid { at, reason, later: None } => format!("valid WAL ends at {at}: {reason}"),
+        PathEnd::Invalid {
+            at,
+            reason,
+            later: None,
+        } => format!("valid WAL ends at {at}: {reason}"),
         PathEnd::Left { at, missing, .. } => {
             format!("the timeline is left at {at}, and WAL segment {missing} of the next one is missing")
         }

@@ -51,17 +51,30 @@ impl State {
             .map_err(|source| Error::io("the local state can't be opened").source(source).hint(
                 "Check the owner of `state_dir`; it may be removed: the next backup then stores everything anew (`pgkeep doctor`).",
             ))?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
+        let version: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(sql)?;
         if version > 1 {
-            return Err(Error::unsupported("the local state was written by a newer pgkeep")
-                .detail(format!("{}: version {version}, this pgkeep knows 1", directory.display())));
+            return Err(
+                Error::unsupported("the local state was written by a newer pgkeep").detail(format!(
+                    "{}: version {version}, this pgkeep knows 1",
+                    directory.display()
+                )),
+            );
         }
-        Ok(State { connection, directory: directory.to_owned() })
+        Ok(State {
+            connection,
+            directory: directory.to_owned(),
+        })
     }
 
     /// Where the reuse caches and journals of a lineage live.
     pub fn reuse_directory(&self, lineage: &pgkeep_repo::lineage::Lineage) -> Result<PathBuf> {
-        let path = self.directory.join("reuse").join(lineage.cluster.as_str()).join(lineage.system_identifier.to_string());
+        let path = self
+            .directory
+            .join("reuse")
+            .join(lineage.cluster.as_str())
+            .join(lineage.system_identifier.to_string());
         create_private_directory(&path).during(|| format!("create {}", path.display()))?;
         Ok(path)
     }

@@ -32,7 +32,9 @@ impl State {
             .connection
             .prepare_cached("SELECT system_identifier FROM lineage WHERE cluster = ?1 ORDER BY first_seen")
             .map_err(sql)?;
-        let rows = statement.query_map([cluster.as_str()], |row| row.get::<_, String>(0)).map_err(sql)?;
+        let rows = statement
+            .query_map([cluster.as_str()], |row| row.get::<_, String>(0))
+            .map_err(sql)?;
         rows.map(|row| row.map_err(sql)?.parse()).collect()
     }
 
@@ -40,7 +42,11 @@ impl State {
     pub fn cluster_of(&self, system_identifier: SystemId) -> Result<Option<ClusterName>> {
         let name: Option<String> = self
             .connection
-            .query_row("SELECT cluster FROM lineage WHERE system_identifier = ?1", [system_identifier.to_string()], |row| row.get(0))
+            .query_row(
+                "SELECT cluster FROM lineage WHERE system_identifier = ?1",
+                [system_identifier.to_string()],
+                |row| row.get(0),
+            )
             .optional()
             .map_err(sql)?;
         name.map(|name| name.parse()).transpose()
@@ -48,8 +54,14 @@ impl State {
 
     /// Remembers a lineage; repeating it changes nothing.
     pub fn remember_lineage(&self, lineage: &Lineage, now: Timestamp) -> Result<()> {
-        let row = params![lineage.cluster.as_str(), lineage.system_identifier.to_string(), now.to_string()];
-        self.connection.execute("INSERT OR IGNORE INTO lineage VALUES (?1, ?2, ?3)", row).map_err(sql)?;
+        let row = params![
+            lineage.cluster.as_str(),
+            lineage.system_identifier.to_string(),
+            now.to_string()
+        ];
+        self.connection
+            .execute("INSERT OR IGNORE INTO lineage VALUES (?1, ?2, ?3)", row)
+            .map_err(sql)?;
         Ok(())
     }
 
@@ -86,7 +98,11 @@ impl State {
             "SELECT file, hash, timeline, pushed_at, facts, places FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 {tail}"
         );
         let mut statement = self.connection.prepare_cached(&query).map_err(sql)?;
-        let key = params![lineage.cluster.as_str(), lineage.system_identifier.to_string(), argument];
+        let key = params![
+            lineage.cluster.as_str(),
+            lineage.system_identifier.to_string(),
+            argument
+        ];
         let mut rows = statement.query(key).map_err(sql)?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(sql)? {
@@ -97,7 +113,10 @@ impl State {
 
     /// Remembers a push; a repeated push of the same content renews its time and places.
     pub fn remember_push(&self, lineage: &Lineage, pushed: &PushedFile) -> Result<()> {
-        let facts = pushed.facts.as_ref().map(|facts| serde_json::to_string(facts).expect("facts are plain data"));
+        let facts = pushed
+            .facts
+            .as_ref()
+            .map(|facts| serde_json::to_string(facts).expect("facts are plain data"));
         self.connection
             .execute(
                 "INSERT INTO pushed (cluster, system_identifier, timeline, file, hash, pushed_at, facts, places)
@@ -128,6 +147,10 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<PushedFile> {
         timeline: TimelineId::new(row.get(2)?).unwrap_or(TimelineId::FIRST),
         pushed_at: text(3)?.parse().unwrap_or(Timestamp::UNIX_EPOCH),
         facts: facts.and_then(|json| serde_json::from_str(&json).ok()),
-        places: text(5)?.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect(),
+        places: text(5)?
+            .split(',')
+            .filter(|place| !place.is_empty())
+            .map(str::to_owned)
+            .collect(),
     })
 }

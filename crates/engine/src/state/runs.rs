@@ -59,9 +59,17 @@ pub struct HeadRecord {
 impl State {
     /// Records that a run began.
     pub fn begin_run(&self, run: &Run) -> Result<()> {
-        let row = params![run.id.as_str(), run.kind, run.cluster.as_str(), run.started_at.to_string()];
+        let row = params![
+            run.id.as_str(),
+            run.kind,
+            run.cluster.as_str(),
+            run.started_at.to_string()
+        ];
         self.connection
-            .execute("INSERT OR REPLACE INTO run (id, kind, cluster, started_at) VALUES (?1, ?2, ?3, ?4)", row)
+            .execute(
+                "INSERT OR REPLACE INTO run (id, kind, cluster, started_at) VALUES (?1, ?2, ?3, ?4)",
+                row,
+            )
             .map_err(sql)?;
         Ok(())
     }
@@ -70,7 +78,10 @@ impl State {
     pub fn end_run(&self, id: &BackupId, at: Timestamp, outcome: RunOutcome, message: &str) -> Result<()> {
         let row = params![id.as_str(), at.to_string(), outcome.as_str(), message];
         self.connection
-            .execute("UPDATE run SET finished_at = ?2, outcome = ?3, message = ?4 WHERE id = ?1", row)
+            .execute(
+                "UPDATE run SET finished_at = ?2, outcome = ?3, message = ?4 WHERE id = ?1",
+                row,
+            )
             .map_err(sql)?;
         Ok(())
     }
@@ -84,17 +95,31 @@ impl State {
                 "SELECT id, sequence, blake3, finished_at, places FROM head
                  WHERE cluster = ?1 AND system_identifier = ?2 ORDER BY sequence DESC LIMIT 1",
                 key,
-                |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get(2)?, row.get::<_, String>(3)?, row.get::<_, String>(4)?)),
+                |row| {
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        row.get::<_, i64>(1)?,
+                        row.get(2)?,
+                        row.get::<_, String>(3)?,
+                        row.get::<_, String>(4)?,
+                    ))
+                },
             )
             .optional()
             .map_err(sql)?;
-        let Some((id, sequence, blake3, finished_at, places)) = row else { return Ok(None) };
+        let Some((id, sequence, blake3, finished_at, places)) = row else {
+            return Ok(None);
+        };
         Ok(Some(HeadRecord {
             id: id.parse()?,
             sequence: sequence.unsigned_abs(),
             blake3,
             finished_at: finished_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
-            places: places.split(',').filter(|place| !place.is_empty()).map(str::to_owned).collect(),
+            places: places
+                .split(',')
+                .filter(|place| !place.is_empty())
+                .map(str::to_owned)
+                .collect(),
         }))
     }
 
@@ -109,7 +134,9 @@ impl State {
             head.finished_at.to_string(),
             head.places.join(",")
         ];
-        self.connection.execute("INSERT OR REPLACE INTO head VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", row).map_err(sql)?;
+        self.connection
+            .execute("INSERT OR REPLACE INTO head VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", row)
+            .map_err(sql)?;
         Ok(())
     }
 }

@@ -105,7 +105,10 @@ mod tests {
             (Asked::Unplanned { later: true }, [0, 255, 255, 255]),
         ];
         for (asked, codes) in rows {
-            for (found, code) in [Found::Good, Found::Bad, Found::Absent, Found::Unknown].into_iter().zip(codes) {
+            for (found, code) in [Found::Good, Found::Bad, Found::Absent, Found::Unknown]
+                .into_iter()
+                .zip(codes)
+            {
                 assert_eq!(answer(asked, found).code(), code, "{asked:?} {found:?}");
             }
         }

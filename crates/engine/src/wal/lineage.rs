@@ -53,12 +53,15 @@ pub async fn admit(engine: &Engine, state: Option<&State>, lineage: &Lineage, ne
     let known = known_lineages(engine, state, lineage).await?;
     if !known.is_empty() && !known.contains(&lineage.system_identifier) && !new_lineage {
         let list = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        return Err(Error::conflict(format!("cluster \"{}\" is known by another system identifier", lineage.cluster))
-            .detail(format!("known: {list}; this one: {}", lineage.system_identifier))
-            .hint(
-                "After pg_upgrade or initdb, accept the new lineage once with `pgkeep backup --new-lineage`; \
+        return Err(Error::conflict(format!(
+            "cluster \"{}\" is known by another system identifier",
+            lineage.cluster
+        ))
+        .detail(format!("known: {list}; this one: {}", lineage.system_identifier))
+        .hint(
+            "After pg_upgrade or initdb, accept the new lineage once with `pgkeep backup --new-lineage`; \
                  if this is another cluster, give it a name of its own.",
-            ));
+        ));
     }
     if let Some(state) = state {
         state.remember_lineage(lineage, engine.now())?;
@@ -78,9 +81,17 @@ async fn known_lineages(engine: &Engine, state: Option<&State>, lineage: &Lineag
     for place in engine.places() {
         let mut found = Vec::new();
         for kind in ["backups", "wal"] {
-            match place.store.list_directories(&format!("{kind}/{}", lineage.cluster)).await {
+            match place
+                .store
+                .list_directories(&format!("{kind}/{}", lineage.cluster))
+                .await
+            {
                 Ok(names) => found.extend(names.iter().filter_map(|name| name.parse::<SystemId>().ok())),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Unavailable) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Unavailable
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }

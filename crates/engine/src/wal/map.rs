@@ -22,7 +22,10 @@ pub struct SegmentMap {
 impl SegmentMap {
     /// An empty map.
     pub fn new(segment_bytes: SegmentSize) -> SegmentMap {
-        SegmentMap { segment_bytes, runs: Vec::new() }
+        SegmentMap {
+            segment_bytes,
+            runs: Vec::new(),
+        }
     }
 
     /// Adds the next segment.
@@ -31,11 +34,17 @@ impl SegmentMap {
     /// `Internal` if it doesn't follow the last one.
     pub fn push(&mut self, segment: WalSegment, hash: String) -> Result<()> {
         if self.last().is_some_and(|last| last + 1 != segment.number) {
-            return Err(Error::internal(format!("segment {segment} does not follow the plan's last")));
+            return Err(Error::internal(format!(
+                "segment {segment} does not follow the plan's last"
+            )));
         }
         match self.runs.last_mut() {
             Some(run) if run.timeline == segment.timeline => run.hashes.push(hash),
-            _ => self.runs.push(Run { timeline: segment.timeline, first: segment.number, hashes: vec![hash] }),
+            _ => self.runs.push(Run {
+                timeline: segment.timeline,
+                first: segment.number,
+                hashes: vec![hash],
+            }),
         }
         Ok(())
     }
@@ -50,8 +59,15 @@ impl SegmentMap {
 
     /// Timeline and content hash that serve a segment number.
     pub fn get(&self, number: u64) -> Option<(WalSegment, &str)> {
-        let run = self.runs.iter().find(|run| (run.first..run.first + run.hashes.len() as u64).contains(&number))?;
-        let segment = WalSegment { timeline: run.timeline, number, size: self.segment_bytes };
+        let run = self
+            .runs
+            .iter()
+            .find(|run| (run.first..run.first + run.hashes.len() as u64).contains(&number))?;
+        let segment = WalSegment {
+            timeline: run.timeline,
+            number,
+            size: self.segment_bytes,
+        };
         Some((segment, &run.hashes[(number - run.first) as usize]))
     }
 
@@ -85,7 +101,14 @@ impl SegmentMap {
         let size = self.segment_bytes;
         self.runs.iter().flat_map(move |run| {
             run.hashes.iter().zip(run.first..).map(move |(hash, number)| {
-                (WalSegment { timeline: run.timeline, number, size }, hash.as_str())
+                (
+                    WalSegment {
+                        timeline: run.timeline,
+                        number,
+                        size,
+                    },
+                    hash.as_str(),
+                )
             })
         })
     }
@@ -97,12 +120,26 @@ mod tests {
 
     #[test]
     fn a_gap_can_not_be_planned() {
-        let segment = |number| WalSegment { timeline: TimelineId::FIRST, number, size: SegmentSize::DEFAULT };
+        let segment = |number| WalSegment {
+            timeline: TimelineId::FIRST,
+            number,
+            size: SegmentSize::DEFAULT,
+        };
         let mut map = SegmentMap::new(SegmentSize::DEFAULT);
         map.push(segment(5), "a".into()).unwrap();
         assert!(map.push(segment(7), "c".into()).is_err());
-        map.push(WalSegment { timeline: TimelineId::new(2).unwrap(), ..segment(6) }, "b".into()).unwrap();
-        assert_eq!(map.get(6).map(|(found, hash)| (found.timeline.get(), hash)), Some((2, "b")));
+        map.push(
+            WalSegment {
+                timeline: TimelineId::new(2).unwrap(),
+                ..segment(6)
+            },
+            "b".into(),
+        )
+        .unwrap();
+        assert_eq!(
+            map.get(6).map(|(found, hash)| (found.timeline.get(), hash)),
+            Some((2, "b"))
+        );
         assert_eq!((map.first(), map.last(), map.len()), (Some(5), Some(6), 2));
         assert_eq!(map.get(7), None);
         assert_eq!(map.iter().count(), 2);

@@ -4,6 +4,8 @@
 //! verified content, and says "end of archive" only where that can't lose data (design: WAL contract).
 
 pub mod answer;
+pub mod fetch;
 pub mod lineage;
+mod lookup;
 pub mod map;
 pub mod push;

@@ -12,8 +12,8 @@ use pgkeep_base::facts::SegmentFacts;
 use pgkeep_base::{ClusterName, Error, Result, ResultExt, SystemId, TimelineId, WalFile, WalSegment, limits};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::wal::{FactsWalk, read_segment_header, segment_facts};
-use pgkeep_repo::seal::SealedObject;
 use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::seal::SealedObject;
 use pgkeep_repo::wal::{Relation, WalFacts, WalPlan, WalSource, compare};
 use pgkeep_store::Created;
 
@@ -75,14 +75,29 @@ async fn push_file(engine: &Engine, request: &PushRequest, path: &Path, file: &W
     let near = system_identifier_near(&data_directories_of(&request.path, &request.working_directory));
     let facts = inspect(path, file, &content)?;
     let system_identifier = whose(facts.as_ref(), near, file)?;
-    let state = engine.state().inspect_err(|error| engine.note(format!("archiving without local state: {error}"))).ok();
+    let state = engine
+        .state()
+        .inspect_err(|error| engine.note(format!("archiving without local state: {error}")))
+        .ok();
     let cluster = choose_cluster(engine, state.as_ref(), request.cluster.as_ref(), system_identifier)?;
-    let lineage = Lineage { cluster, system_identifier };
+    let lineage = Lineage {
+        cluster,
+        system_identifier,
+    };
     admit(engine, state.as_ref(), &lineage, request.new_lineage).await?;
 
-    let plan = WalPlan::new(engine.naming(), &lineage.cluster, system_identifier, file, content.source())?;
+    let plan = WalPlan::new(
+        engine.naming(),
+        &lineage.cluster,
+        system_identifier,
+        file,
+        content.source(),
+    )?;
     let digest = plan.digest().clone();
-    let known = facts.clone().map(|segment| WalFacts { segment, prefix: digest.prefix });
+    let known = facts.clone().map(|segment| WalFacts {
+        segment,
+        prefix: digest.prefix,
+    });
     if let Some(state) = &state {
         refuse_known_conflict(state, &lineage, file, &digest.hash, known.as_ref())?;
     }
@@ -146,8 +161,10 @@ fn inspect(path: &Path, file: &WalFile, content: &Content) -> Result<Option<Segm
 fn inspect_segment(path: &Path, file: &WalFile, content: &Content) -> Result<SegmentFacts> {
     let header = read_segment_header(&content.beginning(FIRST_PAGE_BYTES)?)?;
     let segment = file.segment(header.segment_size).ok_or_else(|| {
-        Error::corrupt("its name can't be, with the segment size in its header")
-            .detail(format!("the header says segments of {} bytes", header.segment_size.bytes()))
+        Error::corrupt("its name can't be, with the segment size in its header").detail(format!(
+            "the header says segments of {} bytes",
+            header.segment_size.bytes()
+        ))
     })?;
     let bytes = content.source().bytes();
     if bytes != header.segment_size.bytes() {
@@ -156,8 +173,11 @@ fn inspect_segment(path: &Path, file: &WalFile, content: &Content) -> Result<Seg
             .detail(format!("{bytes} bytes, and its header says {says}")));
     }
     if header.start != segment.start() {
-        return Err(Error::corrupt("its content belongs to another segment")
-            .detail(format!("the first page says {}, the name says {}", header.start, segment.start())));
+        return Err(Error::corrupt("its content belongs to another segment").detail(format!(
+            "the first page says {}, the name says {}",
+            header.start,
+            segment.start()
+        )));
     }
     check_timeline(path, segment, header.page_timeline)?;
     match content {
@@ -198,9 +218,15 @@ fn check_timeline(path: &Path, segment: WalSegment, page_timeline: TimelineId) -
         return Err(wrong());
     }
     let history_path = path.with_file_name(WalFile::History(segment.timeline).to_string());
-    let Ok(text) = std::fs::read_to_string(history_path) else { return Ok(()) };
+    let Ok(text) = std::fs::read_to_string(history_path) else {
+        return Ok(());
+    };
     let history = TimelineHistory::parse(segment.timeline, text.as_bytes())?;
-    if history.is_ancestor(page_timeline) { Ok(()) } else { Err(wrong()) }
+    if history.is_ancestor(page_timeline) {
+        Ok(())
+    } else {
+        Err(wrong())
+    }
 }
 
 /// The segment before, if a record continues from it and PostgreSQL still has it.
@@ -208,7 +234,10 @@ fn read_previous(path: &Path, segment: WalSegment, continued_bytes: u32) -> Opti
     if continued_bytes == 0 || segment.number == 0 {
         return None;
     }
-    let previous = WalSegment { number: segment.number - 1, ..segment };
+    let previous = WalSegment {
+        number: segment.number - 1,
+        ..segment
+    };
     let content = std::fs::read(path.with_file_name(previous.name())).ok()?;
     let header = read_segment_header(&content).ok()?;
     let whole = content.len() as u64 == segment.size.bytes() && header.start == previous.start();
@@ -218,11 +247,12 @@ fn read_previous(path: &Path, segment: WalSegment, continued_bytes: u32) -> Opti
 /// The system identifier, from the file where it bears one, checked against the data directory.
 fn whose(facts: Option<&SegmentFacts>, near: Option<SystemId>, file: &WalFile) -> Result<SystemId> {
     match (facts.map(|facts| facts.system_identifier), near) {
-        (Some(inside), Some(near)) if inside != near => {
-            Err(Error::corrupt("it was written by another cluster than the one that archives it").detail(format!(
-                "system identifier {inside} in the segment, {near} in global/pg_control"
-            )))
-        }
+        (Some(inside), Some(near)) if inside != near => Err(Error::corrupt(
+            "it was written by another cluster than the one that archives it",
+        )
+        .detail(format!(
+            "system identifier {inside} in the segment, {near} in global/pg_control"
+        ))),
         (Some(id), _) | (None, Some(id)) => Ok(id),
         (None, None) => Err(Error::invalid(format!("which cluster does {file} belong to?"))
             .detail("only segments bear a system identifier, and no global/pg_control is near")
@@ -262,18 +292,26 @@ struct Writing<'a> {
 
 impl Writing<'_> {
     fn new(places: &[Place]) -> Writing<'_> {
-        Writing { places, outcomes: places.iter().map(|_| Ok(Created::AlreadyThere)).collect(), stored_bytes: 0 }
+        Writing {
+            places,
+            outcomes: places.iter().map(|_| Ok(Created::AlreadyThere)).collect(),
+            stored_bytes: 0,
+        }
     }
 
     /// Writes the next object to every place that took all before it.
     async fn write(&mut self, object: &SealedObject) {
         self.stored_bytes += object.bytes;
-        let writes = self.places.iter().zip(&self.outcomes).map(|(place, outcome)| async move {
-            match outcome {
-                Ok(_) => Some(place.store.create(&object.name, object.payload.clone()).await),
-                Err(_) => None,
-            }
-        });
+        let writes = self
+            .places
+            .iter()
+            .zip(&self.outcomes)
+            .map(|(place, outcome)| async move {
+                match outcome {
+                    Ok(_) => Some(place.store.create(&object.name, object.payload.clone()).await),
+                    Err(_) => None,
+                }
+            });
         let results = futures::future::join_all(writes).await;
         for (outcome, result) in self.outcomes.iter_mut().zip(results) {
             if let Some(result) = result {
@@ -297,12 +335,21 @@ impl Writing<'_> {
                     ));
                 }
                 Err(error) => {
-                    let why = error.detail_text().map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
+                    let why = error
+                        .detail_text()
+                        .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
                     missed.push((place.name.clone(), why));
                 }
             }
         }
-        Ok(Pushed { lineage, file: file.to_string(), stored_bytes: self.stored_bytes, places, missed, was_there })
+        Ok(Pushed {
+            lineage,
+            file: file.to_string(),
+            stored_bytes: self.stored_bytes,
+            places,
+            missed,
+            was_there,
+        })
     }
 }
 
@@ -316,7 +363,10 @@ fn remember(engine: &Engine, state: &State, pushed: &Pushed, file: &WalFile, has
         places: pushed.places.clone(),
     };
     if let Err(error) = state.remember_push(&pushed.lineage, &record) {
-        engine.note(format!("{} is archived, but the local state did not take note: {error}", pushed.file));
+        engine.note(format!(
+            "{} is archived, but the local state did not take note: {error}",
+            pushed.file
+        ));
     }
 }
 
@@ -331,4 +381,3 @@ fn describe(file: &WalFile) -> String {
         other => format!("WAL file {other}"),
     }
 }
-

@@ -1,0 +1,336 @@
+//! `wal fetch`: gives PostgreSQL one file of the archive, or tells it that there is none.
+//!
+//! Invariant (P2): the answer follows the table in `answer`; "the archive ends here" is said only where that can't
+//! lose data. A file is verified before PostgreSQL sees it under the name that it asked for.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgkeep_base::{ClusterName, Error, ErrorKind, Result, ResultExt, WalFile, WalSegment};
+use pgkeep_repo::fetch::Unread;
+use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::wal::{object_name, open_wal_to};
+use pgkeep_store::ObjectName;
+
+use super::answer::{Answer, Asked, Found, answer};
+use super::lineage::{choose_cluster, system_identifier_near};
+use super::lookup::{Lookup, Offer};
+use crate::engine::Engine;
+use crate::path::Tree;
+use crate::restore::RecoveryPlan;
+
+/// How long a standby waits for a place that doesn't answer: PostgreSQL asks again by itself.
+const STANDBY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What PostgreSQL asked for.
+#[derive(Clone, Debug)]
+pub struct FetchRequest {
+    /// `%f` of `restore_command`.
+    pub name: String,
+    /// `%p`, relative to `working_directory` or absolute.
+    pub destination: PathBuf,
+    /// Where PostgreSQL runs the command: the data directory.
+    pub working_directory: PathBuf,
+    /// Answer as for a standby, also without `standby.signal`.
+    pub standby: bool,
+    /// The cluster, where it can't be told from the data directory.
+    pub cluster: Option<ClusterName>,
+}
+
+/// The answer, and why it is not the file.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The answer.
+    pub answer: Answer,
+    /// Why, where the answer is not the file.
+    pub why: Option<Error>,
+}
+
+/// What was found, with the reason where it is not good.
+pub(super) struct Finding {
+    pub found: Found,
+    pub why: Option<Error>,
+}
+
+impl Finding {
+    fn good() -> Finding {
+        Finding {
+            found: Found::Good,
+            why: None,
+        }
+    }
+
+    pub(super) fn absent(what: impl std::fmt::Display) -> Finding {
+        Finding {
+            found: Found::Absent,
+            why: Some(Error::not_found(format!("{what} is not in the archive"))),
+        }
+    }
+
+    pub(super) fn from_error(error: Error) -> Finding {
+        let found = match error.kind() {
+            ErrorKind::NotFound => Found::Absent,
+            ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Refused | ErrorKind::Unsupported => Found::Bad,
+            _ => Found::Unknown,
+        };
+        Finding {
+            found,
+            why: Some(error),
+        }
+    }
+
+    fn unread(why: Unread, name: &ObjectName) -> Finding {
+        let found = match &why {
+            Unread::Absent => Found::Absent,
+            Unread::Bad(_) | Unread::Refused(_) => Found::Bad,
+            Unread::Unknown(_) => Found::Unknown,
+        };
+        Finding {
+            found,
+            why: Some(why.into_error(name)),
+        }
+    }
+}
+
+/// Answers one request.
+///
+/// # Errors
+/// Whatever keeps it from giving an answer at all; the caller exits with 255, so that PostgreSQL stops.
+pub async fn fetch(engine: &Engine, request: &FetchRequest) -> Result<Fetched> {
+    let file = WalFile::parse(&request.name).ok_or_else(|| {
+        Error::invalid(format!("\"{}\" is not the name of a WAL file", request.name))
+            .hint("`restore_command` is `pgkeep wal fetch %f %p`.")
+    })?;
+    if request.standby || request.working_directory.join("standby.signal").exists() {
+        return standby(engine, request, &file).await;
+    }
+    match RecoveryPlan::in_force(&request.working_directory)? {
+        Some(plan) => planned(engine, request, &file, &plan).await,
+        None => unplanned(engine, request, &file).await,
+    }
+}
+
+fn conclude(asked: Asked, finding: Finding) -> Fetched {
+    let answer = answer(asked, finding.found);
+    let why = (answer != Answer::Served).then_some(finding.why).flatten();
+    Fetched { answer, why }
+}
+
+async fn planned(engine: &Engine, request: &FetchRequest, file: &WalFile, plan: &RecoveryPlan) -> Result<Fetched> {
+    let lookup = Lookup::new(engine, plan.lineage.clone(), &request.working_directory);
+    if let WalFile::History(timeline) = file {
+        if let Some(text) = plan.histories.get(timeline) {
+            write_whole(&destination(request), text.as_bytes())?;
+            return Ok(conclude(Asked::History { named: true }, Finding::good()));
+        }
+        let (finding, named) = history(&lookup, request, file).await;
+        let named = named || plan.unexplained.contains(timeline);
+        return Ok(conclude(Asked::History { named }, finding));
+    }
+    let Some(segment) = file
+        .segment(plan.segments.segment_size())
+        .filter(|_| matches!(file, WalFile::Segment(_)))
+    else {
+        return unplanned_file(&lookup, request, file, None).await;
+    };
+    let asked = relate(plan, segment);
+    let finding = match (asked, plan.segments.get(segment.number)) {
+        (Asked::Planned, Some((_, hash))) => {
+            serve(
+                &lookup,
+                request,
+                &object_name(&plan.lineage.cluster, plan.lineage.system_identifier, file, hash)?,
+            )
+            .await
+        }
+        (Asked::BeyondPlan, _) => serve_best(&lookup, request, file).await,
+        _ => Finding::absent(format!(
+            "segment {segment}, which the recovery plan takes from another timeline,"
+        )),
+    };
+    Ok(conclude(asked, finding))
+}
+
+/// Where a segment lies in relation to the plan.
+fn relate(plan: &RecoveryPlan, segment: WalSegment) -> Asked {
+    match plan.segments.get(segment.number) {
+        Some((planned, _)) if planned.timeline == segment.timeline => Asked::Planned,
+        Some((planned, _)) if planned.timeline < segment.timeline => Asked::NewerTimeline,
+        None if plan.segments.last().is_some_and(|last| segment.number > last) => Asked::BeyondPlan,
+        _ => Asked::OlderTimeline,
+    }
+}
+
+async fn standby(engine: &Engine, request: &FetchRequest, file: &WalFile) -> Result<Fetched> {
+    let lookup = Lookup::new(engine, lineage_here(engine, request)?, &request.working_directory);
+    let (asked, finding) = if let WalFile::History(_) = file {
+        (Asked::StandbyHistory, history(&lookup, request, file).await.0)
+    } else {
+        let past_fork = match tokio::time::timeout(STANDBY_PATIENCE, past_fork(&lookup, file)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(Error::unavailable("the archive did not answer within a second")),
+        };
+        match past_fork {
+            Ok(true) => (
+                Asked::StandbySegment { past_fork: true },
+                Finding::absent(format!("{file}, which a newer timeline has left,")),
+            ),
+            Ok(false) => (
+                Asked::StandbySegment { past_fork: false },
+                serve_best(&lookup, request, file).await,
+            ),
+            Err(error) => (Asked::StandbySegment { past_fork: false }, Finding::from_error(error)),
+        }
+    };
+    Ok(conclude(asked, finding))
+}
+
+/// True if the newest archived descendant leaves the segment's timeline in this segment or before.
+async fn past_fork(lookup: &Lookup<'_>, file: &WalFile) -> Result<bool> {
+    let Some(timeline) = file.timeline() else {
+        return Ok(false);
+    };
+    let tree = lookup.tree_above(timeline).await?;
+    let newest = tree.newest_descendant(timeline);
+    let left = tree.history(newest).and_then(|history| history.switch_point(timeline));
+    let Some(left) = left else { return Ok(false) };
+    let size = lookup.segment_size()?;
+    Ok(file
+        .segment(size)
+        .is_some_and(|segment| segment.number >= size.number_of(left)))
+}
+
+async fn unplanned(engine: &Engine, request: &FetchRequest, file: &WalFile) -> Result<Fetched> {
+    let lookup = Lookup::new(engine, lineage_here(engine, request)?, &request.working_directory);
+    if matches!(file, WalFile::History(_)) {
+        let (finding, named) = history(&lookup, request, file).await;
+        return Ok(conclude(Asked::History { named }, finding));
+    }
+    let tree = match file.timeline() {
+        Some(timeline) => Some(lookup.tree_above(timeline).await),
+        None => None,
+    };
+    unplanned_file(&lookup, request, file, tree).await
+}
+
+async fn unplanned_file(
+    lookup: &Lookup<'_>,
+    request: &FetchRequest,
+    file: &WalFile,
+    tree: Option<Result<Tree>>,
+) -> Result<Fetched> {
+    let finding = serve_best(lookup, request, file).await;
+    if finding.found != Found::Absent {
+        return Ok(conclude(Asked::Unplanned { later: true }, finding));
+    }
+    let later = match tree {
+        Some(Ok(tree)) => lookup.goes_on_after(file, &tree).await,
+        Some(Err(error)) => Err(error),
+        None => Ok(false),
+    };
+    Ok(match later {
+        Ok(later) => conclude(Asked::Unplanned { later }, finding),
+        Err(error) => conclude(Asked::Unplanned { later: true }, Finding::from_error(error)),
+    })
+}
+
+/// Serves a history file; also tells whether anything names its timeline.
+async fn history(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) -> (Finding, bool) {
+    let Some(timeline) = file.timeline() else {
+        return (Finding::absent(file), false);
+    };
+    let tree = match lookup.tree_above(timeline).await {
+        Ok(tree) => tree,
+        Err(error) => return (Finding::from_error(error), true),
+    };
+    let known = tree.history(timeline).filter(|history| history.parent().is_some());
+    match known {
+        Some(history) => match write_whole(&destination(request), history.format().as_bytes()) {
+            Ok(()) => (Finding::good(), true),
+            Err(error) => (
+                Finding {
+                    found: Found::Unknown,
+                    why: Some(error),
+                },
+                true,
+            ),
+        },
+        None => (Finding::absent(file), tree.is_named(timeline)),
+    }
+}
+
+/// Serves the one content of a name, or the longest of several.
+async fn serve_best(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) -> Finding {
+    match lookup.offer(file).await {
+        Ok(Offer::One(name)) => serve(lookup, request, &name).await,
+        Ok(Offer::Nothing) => Finding::absent(file),
+        Err(error) => Finding::from_error(error),
+    }
+}
+
+/// Writes an object's content to the destination: first beside it, and under its name only when all of it is verified.
+async fn serve(lookup: &Lookup<'_>, request: &FetchRequest, name: &ObjectName) -> Finding {
+    use std::io::Write;
+    let destination = destination(request);
+    let temporary = temporary_beside(&destination);
+    let mut out = match std::fs::File::create(&temporary) {
+        Ok(file) => file,
+        Err(error) => {
+            return Finding {
+                found: Found::Unknown,
+                why: Some(Error::from(error).during(format!("create {}", temporary.display()))),
+            };
+        }
+    };
+    let engine = lookup.engine();
+    let written = open_wal_to(&engine.stores(), engine.opener(), engine.naming(), name, |bytes| {
+        Ok(out.write_all(bytes)?)
+    })
+    .await;
+    match written {
+        Ok(_) => match std::fs::rename(&temporary, &destination) {
+            Ok(()) => Finding::good(),
+            Err(error) => Finding {
+                found: Found::Unknown,
+                why: Some(error.into()),
+            },
+        },
+        Err(why) => {
+            // The reason why it can't be served matters more than a leftover.
+            let _ = std::fs::remove_file(&temporary);
+            Finding::unread(why, name)
+        }
+    }
+}
+
+fn destination(request: &FetchRequest) -> PathBuf {
+    request.working_directory.join(&request.destination)
+}
+
+fn temporary_beside(destination: &Path) -> PathBuf {
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push(".pgkeep-tmp");
+    destination.with_file_name(name)
+}
+
+fn write_whole(destination: &Path, content: &[u8]) -> Result<()> {
+    let temporary = temporary_beside(destination);
+    std::fs::write(&temporary, content)
+        .and_then(|()| std::fs::rename(&temporary, destination))
+        .during(|| format!("write {}", destination.display()))
+}
+
+fn lineage_here(engine: &Engine, request: &FetchRequest) -> Result<Lineage> {
+    let system_identifier =
+        system_identifier_near(std::slice::from_ref(&request.working_directory)).ok_or_else(|| {
+            Error::invalid("which cluster is being recovered?")
+            .detail(format!("there is no readable global/pg_control in {}", request.working_directory.display()))
+            .hint("PostgreSQL runs `restore_command` in the data directory; run `pgkeep wal fetch` by hand there, too.")
+        })?;
+    let state = engine.state().ok();
+    let cluster = choose_cluster(engine, state.as_ref(), request.cluster.as_ref(), system_identifier)?;
+    Ok(Lineage {
+        cluster,
+        system_identifier,
+    })
+}
