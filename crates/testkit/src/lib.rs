@@ -9,6 +9,8 @@
 // A test's panic is its message to a person: helpers panic instead of returning what every caller would unwrap.
 #![allow(clippy::unwrap_used)]
 
+pub mod corrupt;
+pub mod fixture;
 mod matrix;
 pub mod oracle;
 pub mod postgres;
@@ -19,6 +21,8 @@ pub mod scratch;
 pub mod user;
 pub mod wait;
 
+pub use corrupt::{Damage, Damaged};
+pub use fixture::Shop;
 pub use oracle::{Ledger, Oracle, Upto};
 pub use postgres::{Cluster, StopMode, majors};
 pub use run::{Output, Run};

@@ -13,5 +13,6 @@ mod sign;
 mod tests;
 
 pub use bucket::Bucket;
+pub(crate) use policy::secret_key;
 pub use policy::{Identity, Statement};
 pub use server::S3Server;

@@ -77,7 +77,7 @@ impl Identity {
     }
 }
 
-pub(super) fn secret_key(name: &str) -> String {
+pub(crate) fn secret_key(name: &str) -> String {
     format!("{name}-secret")
 }
 

@@ -1,0 +1,15 @@
+//! Tests of the whole binary against real servers: one test binary, a module per theme.
+//!
+//! Rule: what a test here shows can't be shown in a lower room. Everything goes through command lines, exit codes and
+//! PostgreSQL itself; nothing of pgkeep is linked in. An installation to work on is [`shop`], restored clusters are
+//! checked with the oracle, and servers of all majors come from `pgkeep-testkit`.
+
+#![allow(clippy::unwrap_used)]
+
+use pgkeep_testkit::fixture::{Builder, Shop};
+
+/// An installation of the binary under test around a new cluster of `major`.
+#[allow(dead_code, reason = "until the first module is here")]
+fn shop(major: u16) -> Builder {
+    Shop::builder(env!("CARGO_BIN_EXE_pgkeep"), major)
+}
