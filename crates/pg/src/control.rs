@@ -249,4 +249,4 @@ fn read_small(dir: impl AsFd, path: &str, bytes_max: usize) -> Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -172,15 +172,12 @@ impl TimelineHistory {
     ///
     /// For a timeline and its own descendant that is where the descendant left it.
     pub fn fork_point(&self, other: &TimelineHistory) -> Option<(TimelineId, Option<Lsn>)> {
-        let known = self
-            .switches
-            .iter()
-            .map(|switch| switch.timeline)
-            .chain([self.timeline]);
-        let shared = known
-            .filter(|timeline| other.begin_of(*timeline) == self.begin_of(*timeline))
-            .last()
-            .filter(|timeline| other.begin_of(*timeline).is_some())?;
+        let shared = |timeline: &TimelineId| {
+            let begin = self.begin_of(*timeline);
+            begin.is_some() && other.begin_of(*timeline) == begin
+        };
+        let older = self.switches.iter().rev().map(|switch| switch.timeline);
+        let shared = [self.timeline].into_iter().chain(older).find(shared)?;
         let ends = [self.switch_point(shared), other.switch_point(shared)];
         Some((shared, ends.into_iter().flatten().min()))
     }

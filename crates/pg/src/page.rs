@@ -127,7 +127,7 @@ pub fn has_sane_header(page: &[u8]) -> bool {
     let ordered = HEADER_BYTES <= lower && lower <= upper && upper <= special && special <= page.len();
     new || (field(page, FLAGS) & !VALID_FLAGS == 0
         && ordered
-        && special % 8 == 0
+        && special.is_multiple_of(8)
         && size_and_version == (page.len() & 0xFF00) | usize::from(LAYOUT_VERSION))
 }
 

@@ -1,1 +1,570 @@
-//! Tests of the walk on directories made by hand.
+//! Tests of the walk on directories made by hand; real clusters are walked in `tests/files`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+
+use pgkeep_base::ErrorKind;
+
+use super::*;
+
+const VERSION_DIRECTORY: &str = "PG_17_202406281";
+
+/// A data directory that is as empty as one can be.
+struct Fake {
+    outside: tempfile::TempDir,
+}
+
+impl Fake {
+    fn new() -> Fake {
+        let fake = Fake {
+            outside: tempfile::tempdir().unwrap(),
+        };
+        fake.file("PG_VERSION", "17\n");
+        fs::create_dir_all(fake.path("global")).unwrap();
+        fs::write(fake.path("global/pg_control"), crate::control::tests::sample(17)).unwrap();
+        fs::create_dir(fake.path("pg_tblspc")).unwrap();
+        fake
+    }
+
+    fn root(&self) -> PathBuf {
+        self.outside.path().join("data")
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    fn file(&self, path: &str, content: &str) {
+        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        fs::write(self.path(path), content).unwrap();
+    }
+
+    fn files(&self, paths: &[&str]) {
+        for path in paths {
+            self.file(path, "x");
+        }
+    }
+
+    /// Makes a location outside of the data directory and returns it.
+    fn location(&self, name: &str) -> PathBuf {
+        let location = self.outside.path().join(name);
+        fs::create_dir_all(location.join(VERSION_DIRECTORY).join("5")).unwrap();
+        location
+    }
+
+    fn tablespace(&self, oid: u32, target: &Path) {
+        symlink(target, self.path(&format!("pg_tblspc/{oid}"))).unwrap();
+    }
+
+    fn open(&self) -> DataDir {
+        DataDir::open(&self.root()).unwrap()
+    }
+
+    fn walk(&self) -> Vec<Found> {
+        self.open().walk().unwrap().map(Result::unwrap).collect()
+    }
+
+    /// Paths of all entries, in order; directories end in a slash.
+    fn listing(&self) -> Vec<String> {
+        let entries = self.walk().into_iter().filter_map(|found| match found {
+            Found::Entry(entry) => Some(entry),
+            Found::Skipped { .. } => None,
+        });
+        entries
+            .map(|entry| match entry.kind {
+                EntryKind::Directory => format!("{}/", entry.path),
+                EntryKind::Tablespace(_) => format!("{}@", entry.path),
+                EntryKind::File { .. } => entry.path.to_string(),
+            })
+            .collect()
+    }
+
+    fn walk_error(&self) -> Error {
+        let walk = self.open().walk().unwrap();
+        walk.filter_map(Result::err).next().expect("the walk fails")
+    }
+
+    fn entry(&self, path: &str) -> Entry {
+        let found = self.walk().into_iter().find_map(|found| match found {
+            Found::Entry(entry) if entry.path.to_string() == path => Some(entry),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("no {path}"))
+    }
+}
+
+#[test]
+fn everything_is_listed_in_order_but_what_the_table_excludes() {
+    let fake = Fake::new();
+    fake.files(&[
+        "base/5/16384",
+        "base/5/16384.1",
+        "base/5/16384_fsm",
+        "base/5/pg_filenode.map",
+        "base/5/pg_internal.init",
+        "base/5/pg_internal.init.77",
+        "base/5/t3_16999",
+        "base/5/t3_16999_fsm.1",
+        "base/5/pgsql_tmp1.2",
+        "base/pgsql_tmp/pgsql_tmp1.2",
+        "base/5-note",
+        "global/1262",
+        "global/pg_internal.init",
+        "pg_wal/000000030000001600000003",
+        "pg_wal/archive_status/000000030000001600000003.ready",
+        "pg_wal/summaries/x.summary",
+        "pg_replslot/slot/state",
+        "pg_notify/0000",
+        "pg_dynshmem/mmap.1",
+        "pg_serial/0000",
+        "pg_snapshots/1",
+        "pg_stat_tmp/a.stat",
+        "pg_subtrans/0000",
+        "pg_stat/pgstat.stat",
+        "pg_multixact/offsets/0000",
+        "postmaster.pid",
+        "postmaster.opts",
+        "backup_label",
+        "backup_label.old",
+        "tablespace_map",
+        "tablespace_map.old",
+        "backup_manifest",
+        "standby.signal",
+        "recovery.signal",
+        "postgresql.auto.conf",
+        "postgresql.auto.conf.tmp",
+        "current_logfiles.tmp",
+        "user/postmaster.pid",
+        ".pgkeep/plan.json",
+        ".pgkeep-restore",
+        ".hidden",
+    ]);
+    let expected = "\
+        .hidden PG_VERSION base/ base/5/ base/5/16384 base/5/16384.1 base/5/16384_fsm base/5/pg_filenode.map \
+        base/5-note global/ global/1262 global/pg_control pg_dynshmem/ pg_multixact/ pg_multixact/offsets/ \
+        pg_multixact/offsets/0000 pg_notify/ pg_replslot/ pg_serial/ pg_snapshots/ pg_stat/ pg_stat/pgstat.stat \
+        pg_stat_tmp/ pg_subtrans/ pg_tblspc/ pg_wal/ pg_wal/archive_status/ pg_wal/summaries/ postgresql.auto.conf \
+        user/ user/postmaster.pid";
+    let listing = fake.listing();
+    assert_eq!(listing, expected.split_whitespace().collect::<Vec<_>>());
+    let paths: Vec<RelPath> = fake
+        .walk()
+        .into_iter()
+        .map(|found| match found {
+            Found::Entry(entry) => entry.path,
+            Found::Skipped { path, .. } => path,
+        })
+        .collect();
+    assert!(paths.is_sorted(), "the walk keeps the order that RelPath defines");
+    assert_eq!(fake.entry("global/pg_control").class, Class::Control);
+    assert!(matches!(fake.entry("global/1262").class, Class::Relation(_)));
+    assert_eq!(fake.entry("pg_multixact/offsets/0000").class, Class::Other);
+}
+
+#[test]
+fn unlogged_relations_leave_only_their_init_fork() {
+    let fake = Fake::new();
+    let location = fake.location("ts");
+    fake.tablespace(16400, &location);
+    for file in ["20000", "20000_init"] {
+        fs::write(location.join(VERSION_DIRECTORY).join("5").join(file), "x").unwrap();
+    }
+    fake.files(&[
+        "base/5/16384",
+        "base/5/16384.1",
+        "base/5/16384_fsm",
+        "base/5/16384_vm",
+        "base/5/16384_init",
+        "base/5/163840",
+        "base/5/1638",
+        "base/6/16384",
+        "user/16384",
+        "user/16384_init",
+    ]);
+    let files: Vec<String> = fake
+        .listing()
+        .into_iter()
+        .filter(|path| path.contains("/5/") || path.contains("16384"))
+        .collect();
+    assert_eq!(
+        files,
+        [
+            "base/5/",
+            "base/5/1638",
+            "base/5/163840",
+            "base/5/16384_init",
+            "base/6/16384",
+            "pg_tblspc/16400/PG_17_202406281/5/",
+            "pg_tblspc/16400/PG_17_202406281/5/20000_init",
+            "user/16384",
+            "user/16384_init",
+        ]
+    );
+}
+
+#[test]
+fn a_tablespace_is_listed_where_its_link_is() {
+    let fake = Fake::new();
+    let location = fake.location("ts");
+    fs::write(location.join(VERSION_DIRECTORY).join("5/20000"), "12345").unwrap();
+    fs::create_dir(location.join("PG_14_202107181")).unwrap();
+    fs::write(location.join("foreign"), "").unwrap();
+    fake.tablespace(16400, &location);
+    // An in-place tablespace is a plain directory.
+    fake.file("pg_tblspc/16500/PG_17_202406281/5/30000", "x");
+    let listing: Vec<String> = fake
+        .listing()
+        .into_iter()
+        .filter(|path| path.starts_with("pg_tblspc/1"))
+        .collect();
+    assert_eq!(
+        listing,
+        [
+            "pg_tblspc/16400@",
+            "pg_tblspc/16400/PG_17_202406281/",
+            "pg_tblspc/16400/PG_17_202406281/5/",
+            "pg_tblspc/16400/PG_17_202406281/5/20000",
+            "pg_tblspc/16500/",
+            "pg_tblspc/16500/PG_17_202406281/",
+            "pg_tblspc/16500/PG_17_202406281/5/",
+            "pg_tblspc/16500/PG_17_202406281/5/30000",
+        ]
+    );
+    let oid = 16400;
+    let tablespaces = [Tablespace { oid, location }];
+    assert_eq!(fake.open().tablespaces().unwrap(), tablespaces);
+    let file = fake.entry("pg_tblspc/16400/PG_17_202406281/5/20000");
+    assert_eq!(file.bytes(), 5);
+    assert!(matches!(file.class, Class::Relation(relation) if relation.tablespace == 16400));
+    assert!(
+        fake.open().open_file(&file).unwrap().is_some(),
+        "opened through the link"
+    );
+}
+
+#[test]
+fn locations_that_are_prefixes_of_each_other_are_different_tablespaces() {
+    let fake = Fake::new();
+    for (oid, name) in [
+        (16400, "ts"),
+        (16401, "ts1"),
+        (16402, "ts/nested"),
+        (16403, "ts.1"),
+        (16404, "data1"),
+    ] {
+        let location = fake.location(name);
+        fs::write(location.join(VERSION_DIRECTORY).join(format!("5/{oid}")), "x").unwrap();
+        fake.tablespace(oid, &location);
+    }
+    let relations: Vec<String> = fake
+        .listing()
+        .into_iter()
+        .filter(|path| path.contains("/5/16"))
+        .collect();
+    let expected = [16400, 16401, 16402, 16403, 16404].map(|n| format!("pg_tblspc/{n}/PG_17_202406281/5/{n}"));
+    assert_eq!(relations, expected);
+}
+
+#[test]
+fn a_tablespace_that_could_not_be_restored_is_refused() {
+    type Target = fn(&Fake) -> PathBuf;
+    let cases: [(&str, Target); 7] = [
+        ("does not exist", |fake| fake.outside.path().join("nowhere")),
+        ("is itself a symbolic link", |fake| {
+            symlink(fake.location("real"), fake.outside.path().join("link")).unwrap();
+            fake.outside.path().join("link")
+        }),
+        ("is itself a symbolic link", |fake| {
+            symlink(fake.location("real"), fake.outside.path().join("link")).unwrap();
+            fake.outside.path().join("link/")
+        }),
+        ("is relative", |fake| {
+            fake.location("real");
+            PathBuf::from("../../real")
+        }),
+        ("is not a directory", |fake| fake.path("PG_VERSION")),
+        ("inside the data directory", |fake| {
+            fs::create_dir_all(fake.path("ts").join(VERSION_DIRECTORY)).unwrap();
+            fake.path("ts")
+        }),
+        ("holds no PG_17_202406281", |fake| {
+            let location = fake.location("real");
+            fs::rename(location.join(VERSION_DIRECTORY), location.join("PG_16_202307071")).unwrap();
+            location
+        }),
+    ];
+    for (words, target) in cases {
+        let fake = Fake::new();
+        let target = target(&fake);
+        fake.tablespace(16400, &target);
+        let error = fake.walk_error();
+        let detail = error.detail_text().unwrap();
+        assert!(
+            detail.contains(words) && detail.contains("tablespace 16400"),
+            "{words}: {detail}"
+        );
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.hint_text().unwrap().contains("pgkeep doctor"));
+    }
+}
+
+#[test]
+fn a_location_inside_the_data_directory_is_seen_through_other_links() {
+    let fake = Fake::new();
+    fs::create_dir_all(fake.path("ts").join(VERSION_DIRECTORY)).unwrap();
+    symlink(fake.root(), fake.outside.path().join("alias")).unwrap();
+    fake.tablespace(16400, &fake.outside.path().join("alias/ts"));
+    assert!(
+        fake.walk_error()
+            .detail_text()
+            .unwrap()
+            .contains("inside the data directory")
+    );
+    assert_eq!(fake.open().tablespaces().unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn linked_files_are_read_and_linked_directories_are_refused() {
+    let fake = Fake::new();
+    let config = fake.outside.path().join("postgresql.conf");
+    fs::write(&config, "port = 1\n").unwrap();
+    symlink(&config, fake.path("postgresql.conf")).unwrap();
+    symlink("nobody@nowhere.1", fake.path(".#postgresql.conf")).unwrap();
+    symlink("loop", fake.path("loop")).unwrap();
+    let entry = fake.entry("postgresql.conf");
+    assert_eq!(entry.bytes(), 9);
+    assert_eq!(entry.link_target.as_deref(), Some(&config).map(|path| path.as_path()));
+    assert!(fake.open().open_file(&entry).unwrap().is_some());
+    let skipped: Vec<(String, SkipReason)> = fake
+        .walk()
+        .into_iter()
+        .filter_map(|found| match found {
+            Found::Skipped { path, reason } => Some((path.to_string(), reason)),
+            Found::Entry(_) => None,
+        })
+        .collect();
+    let dangling = SkipReason::DanglingLink;
+    assert_eq!(
+        skipped,
+        [
+            (".#postgresql.conf".to_owned(), dangling),
+            ("loop".to_owned(), dangling)
+        ]
+    );
+
+    symlink(fake.location("logs"), fake.path("log")).unwrap();
+    let error = fake.walk_error();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(
+        error
+            .detail_text()
+            .unwrap()
+            .contains("log is a symbolic link to a directory")
+    );
+}
+
+#[test]
+fn wal_and_emptied_directories_may_live_elsewhere() {
+    let fake = Fake::new();
+    let wal = fake.outside.path().join("wal");
+    fs::create_dir_all(wal.join("archive_status")).unwrap();
+    fs::write(wal.join("000000030000001600000003"), "").unwrap();
+    symlink(&wal, fake.path("pg_wal")).unwrap();
+    let stat = fake.outside.path().join("stat");
+    fs::create_dir(&stat).unwrap();
+    fs::write(stat.join("a.stat"), "").unwrap();
+    symlink(&stat, fake.path("pg_stat_tmp")).unwrap();
+    let listing = fake.listing();
+    assert!(listing.ends_with(&["pg_stat_tmp/", "pg_tblspc/", "pg_wal/", "pg_wal/archive_status/"].map(str::to_owned)));
+    assert_eq!(fake.entry("pg_wal").link_target, Some(wal));
+    assert_eq!(fake.entry("pg_stat_tmp").link_target, Some(stat));
+}
+
+#[test]
+fn what_holds_no_bytes_is_reported() {
+    let fake = Fake::new();
+    let fifo = fake.path("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(fake.path(".s.PGSQL.5432")).unwrap();
+    let mut skipped = fake.walk();
+    skipped.retain(|found| matches!(found, Found::Skipped { reason, .. } if reason.is_notable()));
+    let expected = [(".s.PGSQL.5432", SkipReason::Socket), ("fifo", SkipReason::Fifo)].map(|(path, reason)| {
+        let path = RelPath::new(path).unwrap();
+        Found::Skipped { path, reason }
+    });
+    assert_eq!(skipped, expected);
+}
+
+#[test]
+fn what_vanishes_during_the_walk_is_no_error() {
+    let fake = Fake::new();
+    fake.files(&["base/5/16384", "base/5/16385", "base/6/16384", "z"]);
+    let data_dir = fake.open();
+    let walk = data_dir.walk().unwrap();
+    let mut seen = Vec::new();
+    for found in walk {
+        let Found::Entry(entry) = found.unwrap() else {
+            seen.push("vanished".to_owned());
+            continue;
+        };
+        if entry.path.to_string() == "base/5/16384" {
+            fs::remove_file(fake.path("base/5/16385")).unwrap();
+            fs::remove_dir_all(fake.path("base/6")).unwrap();
+            fs::remove_file(fake.path("base/5/16384")).unwrap();
+            assert!(data_dir.open_file(&entry).unwrap().is_none());
+        }
+        seen.push(entry.path.to_string());
+    }
+    let from = seen.iter().position(|path| path == "base/5/16384").unwrap();
+    assert_eq!(seen[from + 1..from + 3], ["vanished", "vanished"]);
+    assert_eq!(seen.last().unwrap(), "z");
+}
+
+#[test]
+fn a_tablespace_dropped_during_the_walk_is_no_error() {
+    let fake = Fake::new();
+    let location = fake.location("ts");
+    fake.tablespace(16400, &location);
+    let data_dir = fake.open();
+    let mut walk = data_dir.walk().unwrap();
+    let is_link = |found: &Result<Found>| {
+        matches!(
+            found,
+            Ok(Found::Entry(Entry {
+                kind: EntryKind::Tablespace(_),
+                ..
+            }))
+        )
+    };
+    walk.by_ref().find(is_link).unwrap().unwrap();
+    // DROP TABLESPACE: the directory first, the link a moment later.
+    fs::remove_dir_all(location.join(VERSION_DIRECTORY)).unwrap();
+    let link = fake.path("pg_tblspc/16400");
+    let dropping = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        fs::remove_file(link).unwrap();
+    });
+    let next = walk.next().unwrap().unwrap();
+    assert!(
+        matches!(
+            next,
+            Found::Skipped {
+                reason: SkipReason::Vanished,
+                ..
+            }
+        ),
+        "{next:?}"
+    );
+    assert!(walk.next().is_none());
+    dropping.join().unwrap();
+}
+
+#[test]
+fn what_took_the_place_of_a_file_is_not_read() {
+    let fake = Fake::new();
+    fake.files(&["base/5/16384", "base/5/16385"]);
+    let data_dir = fake.open();
+    let (first, second) = (fake.entry("base/5/16384"), fake.entry("base/5/16385"));
+    fs::remove_file(fake.path("base/5/16384")).unwrap();
+    let fifo = fake.path("base/5/16384");
+    rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+    assert_eq!(data_dir.open_file(&first).unwrap_err().kind(), ErrorKind::Refused);
+    fs::remove_file(fake.path("base/5/16385")).unwrap();
+    symlink("/etc/passwd", fake.path("base/5/16385")).unwrap();
+    assert_eq!(data_dir.open_file(&second).unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[test]
+fn names_may_be_any_bytes() {
+    use std::os::unix::ffi::OsStrExt;
+    let fake = Fake::new();
+    let name = b"new\nline \xff'\"";
+    fs::write(fake.root().join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+    let found = fake.walk().into_iter().any(|found| match found {
+        Found::Entry(entry) => entry.path.as_bytes() == name && fake.open().open_file(&entry).unwrap().is_some(),
+        Found::Skipped { .. } => false,
+    });
+    assert!(found);
+}
+
+#[test]
+fn modes_times_and_identity_are_told() {
+    let fake = Fake::new();
+    fake.file("base/5/16384", "x");
+    fs::set_permissions(fake.path("base/5/16384"), fs::Permissions::from_mode(0o640)).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_789);
+    fs::File::options()
+        .write(true)
+        .open(fake.path("base/5/16384"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    let entry = fake.entry("base/5/16384");
+    assert_eq!(entry.mode, 0o640);
+    assert_eq!(entry.mtime_ns, 1_700_000_000_123_456_789);
+    assert!(entry.ctime_ns > entry.mtime_ns && entry.inode != 0);
+    fs::set_permissions(fake.root(), fs::Permissions::from_mode(0o750)).unwrap();
+    let root = fake.open().root_entry().unwrap();
+    assert_eq!((root.mode, root.path), (0o750, RelPath::ROOT));
+}
+
+#[test]
+fn what_is_no_data_directory_is_refused() {
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(DataDir::open(empty.path()).unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(
+        DataDir::open(&empty.path().join("x")).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    let fake = Fake::new();
+    fs::remove_file(fake.path("global/pg_control")).unwrap();
+    assert_eq!(DataDir::open(&fake.root()).unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn endless_nesting_ends() {
+    let fake = Fake::new();
+    fs::create_dir_all(fake.path(&["d"; 100].join("/"))).unwrap();
+    assert_eq!(fake.walk_error().kind(), ErrorKind::Unsupported);
+}
+
+/// Aim: a directory that can't be read fails the walk and is named (K30).
+/// Method: root reads everything, so the test runs itself again as an ordinary user.
+#[test]
+fn an_unreadable_directory_fails_the_walk() {
+    const NOBODY: u32 = 65534;
+    if rustix::process::geteuid().is_root() {
+        let ours = std::env::current_exe().unwrap();
+        let copy = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempfile_in("/tmp")
+            .unwrap();
+        fs::copy(ours, copy.path()).unwrap();
+        let program = copy.into_temp_path();
+        let mut command = std::process::Command::new(&program);
+        command.args(["--exact", "datadir::tests::an_unreadable_directory_fails_the_walk"]);
+        let output = command
+            .current_dir("/tmp")
+            .env("TMPDIR", "/tmp")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let fake = Fake::new();
+    fake.files(&["base/5/16384", "base/6/16384"]);
+    let closed = fake.path("base/6");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    let error = fake.walk_error();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.detail_text().unwrap().contains("base/6"), "{error:?}");
+
+    let entry = fake.entry("base/5/16384");
+    fs::set_permissions(fake.path("base/5/16384"), fs::Permissions::from_mode(0o000)).unwrap();
+    assert_eq!(fake.open().open_file(&entry).unwrap_err().kind(), ErrorKind::Denied);
+}

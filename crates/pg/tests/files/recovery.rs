@@ -1,0 +1,1 @@
+//! Labels, maps, histories and recovery settings in the hands of PostgreSQL.
