@@ -136,58 +136,84 @@ pub async fn find_copy<T>(
     bytes_max: u64,
     mut check: impl FnMut(Bytes) -> Result<T>,
 ) -> Result<T, Unread> {
-    find(stores, name, async |store: &dyn Store, copy: &ObjectName| {
-        check(store.read(copy, bytes_max).await?)
-    })
-    .await
-}
-
-/// The first copy of `name` that `read` can read: under its name in each place, then under its alternates.
-pub async fn find<T>(
-    stores: &[Arc<dyn Store>],
-    name: &ObjectName,
-    mut read: impl AsyncFnMut(&dyn Store, &ObjectName) -> Result<T>,
-) -> Result<T, Unread> {
-    let mut failures = Vec::new();
-    let mut again = Vec::new();
-    for store in stores {
-        match read(store.as_ref(), name).await {
+    let mut search = Search::new(stores, name);
+    while let Some((store, copy)) = search.next_copy() {
+        match store.read(&copy, bytes_max).await.and_then(&mut check) {
             Ok(found) => return Ok(found),
-            Err(error) => {
-                again.extend(alternates_worth_trying(&error).map(|count| (store, count)));
-                failures.push(Failure {
-                    place: store.url().to_owned(),
-                    name: name.clone(),
-                    error,
-                });
-            }
+            Err(error) => search.failed(error),
         }
     }
-    for (store, count) in again {
-        for number in 1..=count {
-            let name = alternate(name, number);
-            match read(store.as_ref(), &name).await {
-                Ok(found) => return Ok(found),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => failures.push(Failure {
-                    place: store.url().to_owned(),
-                    name,
-                    error,
-                }),
-            }
-        }
-    }
-    Err(Unread::from_failures(failures))
+    Err(search.give_up())
 }
 
-/// How many alternates to try in a place after this failure; `None` where the place did not answer.
+/// The copies to look at, one after the other: the name in each place, then the alternates.
+pub(crate) struct Search<'a> {
+    name: &'a ObjectName,
+    /// What to look at next; the last is the next.
+    ahead: Vec<(&'a Arc<dyn Store>, u32)>,
+    alternates: Vec<(&'a Arc<dyn Store>, u32)>,
+    at: Option<(&'a Arc<dyn Store>, u32)>,
+    failures: Vec<Failure>,
+}
+
+impl<'a> Search<'a> {
+    pub fn new(stores: &'a [Arc<dyn Store>], name: &'a ObjectName) -> Search<'a> {
+        Search {
+            name,
+            ahead: stores.iter().rev().map(|store| (store, 0)).collect(),
+            alternates: Vec::new(),
+            at: None,
+            failures: Vec::new(),
+        }
+    }
+
+    /// The place to look in, and under which name.
+    pub fn next_copy(&mut self) -> Option<(&'a Arc<dyn Store>, ObjectName)> {
+        if self.ahead.is_empty() {
+            self.ahead = self.alternates.drain(..).rev().collect();
+        }
+        self.at = self.ahead.pop();
+        self.at.map(|(store, number)| (store, self.name_of(number)))
+    }
+
+    fn name_of(&self, number: u32) -> ObjectName {
+        match number {
+            0 => self.name.clone(),
+            number => alternate(self.name, number),
+        }
+    }
+
+    /// Says that the copy which `next_copy` gave can't be used.
+    pub fn failed(&mut self, error: Error) {
+        let (store, number) = self.at.expect("a failure follows a look");
+        if number == 0 {
+            self.alternates
+                .extend((1..=alternates_worth_trying(&error)).map(|number| (store, number)));
+        } else if error.kind() == ErrorKind::NotFound {
+            return;
+        }
+        let (place, name) = (store.url().to_owned(), self.name_of(number));
+        self.failures.push(Failure { place, name, error });
+    }
+
+    /// What all failures together mean.
+    pub fn give_up(self) -> Unread {
+        Unread::from_failures(self.failures)
+    }
+}
+
+/// How many alternates to try in a place after this failure: none where the place did not answer.
 ///
 /// Healers number alternates without holes and only beside an object that is bad; where the object is missing
 /// altogether, one look tells whether somebody removed just the bad one.
-fn alternates_worth_trying(error: &Error) -> Option<u32> {
+fn alternates_worth_trying(error: &Error) -> u32 {
     match error.kind() {
-        ErrorKind::Corrupt | ErrorKind::Refused => Some(ALTERNATES_MAX),
-        ErrorKind::NotFound => Some(1),
-        _ => None,
+        ErrorKind::Corrupt | ErrorKind::Refused => ALTERNATES_MAX,
+        ErrorKind::NotFound => 1,
+        _ => 0,
     }
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

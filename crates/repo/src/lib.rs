@@ -26,3 +26,6 @@ pub mod seal;
 pub mod secretfile;
 pub mod sign;
 pub mod wal;
+
+#[cfg(test)]
+mod test_support;

@@ -377,3 +377,7 @@ fn damaged(name: &ObjectName, why: impl Into<String>) -> Error {
         .detail(why)
         .hint("`pgkeep verify --heal` puts a good copy from another repository beside it, if there is one.")
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::WalFacts;
 use super::digest::{WalNaming, hash_digits};
 use super::name::{WalObjectName, parse_object_name, part_name};
-use crate::fetch::{Failure, Unread, find, find_copy};
+use crate::fetch::{Failure, Search, Unread, find_copy};
 use crate::names;
 use crate::open::{Header, HeaderRead, Opener};
 use crate::seal::Kind;
@@ -101,23 +101,31 @@ pub async fn read_wal_header(
     name: &ObjectName,
     object_bytes: Option<u64>,
 ) -> Result<WalHeader, Unread> {
-    find(stores, name, async |store: &dyn Store, copy: &ObjectName| {
-        let known = if copy == name { object_bytes } else { None };
-        let total = match known {
-            Some(bytes) => bytes,
-            None => store.stat(copy).await?.bytes,
-        };
-        let mut wanted = HEADER_READ_BYTES;
-        loop {
-            let first_bytes = store.read_range(copy, 0..wanted.min(total)).await?;
-            match opener.header(name, &first_bytes)? {
-                HeaderRead::Complete(header) => return parse_wal_header(name, &header),
-                HeaderRead::NeedMore(more) if more > wanted && more <= total => wanted = more,
-                HeaderRead::NeedMore(_) => return Err(Error::corrupt(format!("{copy} ends within its header"))),
-            }
+    let mut search = Search::new(stores, name);
+    while let Some((store, copy)) = search.next_copy() {
+        let known = if copy == *name { object_bytes } else { None };
+        match header_in(store.as_ref(), opener, &copy, known).await {
+            Ok(header) => return Ok(header),
+            Err(error) => search.failed(error),
         }
-    })
-    .await
+    }
+    Err(search.give_up())
+}
+
+async fn header_in(store: &dyn Store, opener: &Opener, copy: &ObjectName, bytes: Option<u64>) -> Result<WalHeader> {
+    let total = match bytes {
+        Some(bytes) => bytes,
+        None => store.stat(copy).await?.bytes,
+    };
+    let mut wanted = HEADER_READ_BYTES;
+    loop {
+        let first_bytes = store.read_range(copy, 0..wanted.min(total)).await?;
+        match opener.header(copy, &first_bytes)? {
+            HeaderRead::Complete(header) => return parse_wal_header(copy, &header),
+            HeaderRead::NeedMore(more) if more > wanted && more <= total => wanted = more,
+            HeaderRead::NeedMore(_) => return Err(Error::corrupt(format!("{copy} ends within its header"))),
+        }
+    }
 }
 
 /// Reads a whole file into memory.
