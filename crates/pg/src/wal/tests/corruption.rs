@@ -278,7 +278,7 @@ fn a_walk_that_begins_inside_a_foreign_segment_stops() {
         .unwrap()
         .start;
     let mut segment = writer.segments()[0].clone();
-    segment[9] ^= 1;
+    segment[11] ^= 1;
     let end = Walker::new(Some(start)).feed(&segment, &writer.name(0), &mut |_| ControlFlow::Continue(()));
     assert!(matches!(end.unwrap(), WalkEnd::Stopped { at, .. } if at == writer.name(0).start()));
 }
@@ -308,4 +308,18 @@ fn nothing_may_follow_a_part_that_ends_inside_a_page() {
             .part(&segment[cut..], &mut |_| panic!("shown after the end"))
             .is_err()
     );
+}
+
+#[test]
+fn an_unknown_record_is_not_stepped_over_past_a_gap() {
+    let mut writer = Writer::new(8192);
+    let size = writer.size.bytes() as usize;
+    writer.record(10, 0, 701, &vec![1; 2 * size]);
+    let segment = &writer.segments()[1];
+    let mut walker = Walker::new(None);
+    walker.begin(&writer.name(1)).unwrap();
+    let mut part = |bytes: &[u8]| walker.part(bytes, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(part(&segment[..10_000]), None);
+    let end = part(&segment[10_000..]);
+    assert!(matches!(end, Some(WalkEnd::Stopped { .. })), "{end:?}");
 }
