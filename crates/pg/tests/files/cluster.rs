@@ -24,12 +24,22 @@ impl Cluster {
             panic!("set PGKEEP_PG_DIR to a directory that holds PostgreSQL 14 to 18 as <major>/bin");
         };
         let bin = Path::new(&all).join(major.to_string()).join("bin");
-        assert!(bin.join("postgres").exists(), "no PostgreSQL {major} in {}", bin.display());
-        let dir = tempfile::Builder::new().prefix("pgkeep-files-").tempdir_in("/tmp").unwrap();
+        assert!(
+            bin.join("postgres").exists(),
+            "no PostgreSQL {major} in {}",
+            bin.display()
+        );
+        let dir = tempfile::Builder::new()
+            .prefix("pgkeep-files-")
+            .tempdir_in("/tmp")
+            .unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let data = dir.path().join("data");
         let cluster = Cluster { major, bin, dir, data };
-        cluster.must("initdb", ["-D", cluster.data_str(), "-U", "postgres", "-A", "trust", "-N", "-k"]);
+        cluster.must(
+            "initdb",
+            ["-D", cluster.data_str(), "-U", "postgres", "-A", "trust", "-N", "-k"],
+        );
         cluster.configure(&format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nautovacuum = off\n\
              max_wal_size = '4GB'\nlog_min_messages = 'info'\n",
@@ -66,7 +76,11 @@ impl Cluster {
     /// A program of this major, as the user that runs the server.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        command.current_dir(self.dir.path()).env_clear().env("LC_ALL", "C").env("PGHOST", self.dir.path());
+        command
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("LC_ALL", "C")
+            .env("PGHOST", self.dir.path());
         command.env("PGUSER", "postgres").env("TZ", "UTC").stdin(Stdio::null());
         if rustix::process::geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
@@ -81,19 +95,36 @@ impl Cluster {
     pub fn must<I: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = I>) -> String {
         let output = self.run(program, args);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} of {}: {said}\n{}", self.major, self.log());
+        assert!(
+            output.status.success(),
+            "{program} of {}: {said}\n{}",
+            self.major,
+            self.log()
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
     pub fn try_start(&self) -> bool {
         let log = self.dir.path().join("log");
         let mut command = self.command("pg_ctl");
-        command.args(["start", "-w", "-t", "60", "-s", "-D", self.data_str(), "-l"]).arg(log);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        command
+            .args(["start", "-w", "-t", "60", "-s", "-D", self.data_str(), "-l"])
+            .arg(log);
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
     }
 
     pub fn start(&self) {
-        assert!(self.try_start(), "PostgreSQL {} does not start: {}", self.major, self.log());
+        assert!(
+            self.try_start(),
+            "PostgreSQL {} does not start: {}",
+            self.major,
+            self.log()
+        );
     }
 
     pub fn log(&self) -> String {
@@ -123,15 +154,45 @@ impl Cluster {
 
     /// Runs a script; the last line of what it prints.
     pub fn sql(&self, script: &str) -> String {
-        let args = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", script];
-        self.must("psql", args).trim_end().lines().last().unwrap_or("").to_owned()
+        let args = [
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            "postgres",
+            "-c",
+            script,
+        ];
+        self.must("psql", args)
+            .trim_end()
+            .lines()
+            .last()
+            .unwrap_or("")
+            .to_owned()
     }
 
     /// Runs a psql script with backslash commands from a file.
     pub fn script(&self, script: &str) -> String {
         let path = self.dir.path().join("script.sql");
         fs::write(&path, script).unwrap();
-        self.must("psql", ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", path.to_str().unwrap()])
+        self.must(
+            "psql",
+            [
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                "postgres",
+                "-f",
+                path.to_str().unwrap(),
+            ],
+        )
     }
 
     /// Makes a directory that the server may use, outside of the data directory.

@@ -11,7 +11,8 @@ use crate::cluster::{Cluster, for_majors};
 #[test]
 fn every_field_is_what_pg_controldata_shows() {
     for_majors(14..=18, |cluster| {
-        cluster.configure("wal_level = logical\nmax_connections = 37\ntrack_commit_timestamp = on\nwal_log_hints = on\n");
+        cluster
+            .configure("wal_level = logical\nmax_connections = 37\ntrack_commit_timestamp = on\nwal_log_hints = on\n");
         cluster.configure("max_worker_processes = 9\nmax_prepared_transactions = 5\nmax_wal_senders = 4\n");
         compare(&cluster, ClusterState::ShutDown);
         cluster.start();
@@ -37,7 +38,12 @@ fn compare(cluster: &Cluster, state: ClusterState) {
     assert_eq!(control.major.get(), cluster.major);
     assert_eq!(control.state, state);
     for (name, value) in shown_as(&control) {
-        assert_eq!(shown.get(name), Some(&&*value), "{name} of PostgreSQL {}", cluster.major);
+        assert_eq!(
+            shown.get(name),
+            Some(&&*value),
+            "{name} of PostgreSQL {}",
+            cluster.major
+        );
     }
     let time = |name: &str| -> Timestamp {
         let civil = jiff::civil::DateTime::strptime("%a %b %d %H:%M:%S %Y", shown[name]).unwrap();
@@ -74,15 +80,30 @@ fn shown_as(control: &ControlFile) -> Vec<(&'static str, String)> {
         ("Latest checkpoint location", checkpoint.lsn.to_string()),
         ("Latest checkpoint's REDO location", checkpoint.redo.to_string()),
         ("Latest checkpoint's TimeLineID", checkpoint.timeline.to_string()),
-        ("Latest checkpoint's PrevTimeLineID", checkpoint.previous_timeline.to_string()),
-        ("Latest checkpoint's full_page_writes", switch(checkpoint.full_page_writes)),
+        (
+            "Latest checkpoint's PrevTimeLineID",
+            checkpoint.previous_timeline.to_string(),
+        ),
+        (
+            "Latest checkpoint's full_page_writes",
+            switch(checkpoint.full_page_writes),
+        ),
         ("Latest checkpoint's NextXID", format!("{epoch}:{xid}")),
         ("Latest checkpoint's NextOID", checkpoint.next_oid.to_string()),
-        ("Latest checkpoint's NextMultiXactId", checkpoint.next_multixact.to_string()),
-        ("Minimum recovery ending location", control.min_recovery_point.to_string()),
+        (
+            "Latest checkpoint's NextMultiXactId",
+            checkpoint.next_multixact.to_string(),
+        ),
+        (
+            "Minimum recovery ending location",
+            control.min_recovery_point.to_string(),
+        ),
         (
             "Min recovery ending loc's timeline",
-            control.min_recovery_timeline.map_or(0, |timeline| timeline.get()).to_string(),
+            control
+                .min_recovery_timeline
+                .map_or(0, |timeline| timeline.get())
+                .to_string(),
         ),
         ("Backup start location", control.backup_start_point.to_string()),
         ("Backup end location", control.backup_end_point.to_string()),
@@ -92,11 +113,20 @@ fn shown_as(control: &ControlFile) -> Vec<(&'static str, String)> {
         ("max_connections setting", control.max_connections.to_string()),
         ("max_worker_processes setting", control.max_worker_processes.to_string()),
         ("max_wal_senders setting", control.max_wal_senders.to_string()),
-        ("max_prepared_xacts setting", control.max_prepared_transactions.to_string()),
-        ("max_locks_per_xact setting", control.max_locks_per_transaction.to_string()),
+        (
+            "max_prepared_xacts setting",
+            control.max_prepared_transactions.to_string(),
+        ),
+        (
+            "max_locks_per_xact setting",
+            control.max_locks_per_transaction.to_string(),
+        ),
         ("track_commit_timestamp setting", switch(control.track_commit_timestamp)),
         ("Database block size", control.block_bytes.to_string()),
-        ("Blocks per segment of large relation", control.relation_segment_blocks.to_string()),
+        (
+            "Blocks per segment of large relation",
+            control.relation_segment_blocks.to_string(),
+        ),
         ("WAL block size", control.wal_block_bytes.to_string()),
         ("Bytes per WAL segment", control.segment_size.bytes().to_string()),
         ("Data page checksum version", control.data_checksum_version.to_string()),

@@ -30,26 +30,40 @@ fn pages_that_a_server_wrote_pass_and_damaged_ones_do_not() {
     for_majors(14..=18, |cluster| {
         cluster.start();
         cluster.script(EVERY_ACCESS_METHOD);
-        let flushed = cluster.sql("checkpoint; select pg_current_wal_flush_lsn()").parse().unwrap();
+        let flushed = cluster
+            .sql("checkpoint; select pg_current_wal_flush_lsn()")
+            .parse()
+            .unwrap();
         cluster.stop();
         let mut forks = Vec::new();
         let mut pages = 0;
         for (entry, relation) in relations(&cluster) {
             let bytes = fs::read(cluster.data().join(entry.path.as_path())).unwrap();
             assert_eq!(bytes.len() % 8192, 0);
-            assert_eq!(bad_pages(&bytes, 8192, relation.first_block(131_072)).count(), 0, "{}", entry.path);
+            assert_eq!(
+                bad_pages(&bytes, 8192, relation.first_block(131_072)).count(),
+                0,
+                "{}",
+                entry.path
+            );
             forks.push(relation.fork);
             pages += bytes.len() / 8192;
             for page in bytes.chunks_exact(8192) {
                 assert!(has_sane_header(page), "{}", entry.path);
                 assert!(page_lsn(page) <= flushed);
             }
-            let Some(first) = bytes.chunks_exact(8192).next() else { continue };
+            let Some(first) = bytes.chunks_exact(8192).next() else {
+                continue;
+            };
             if verify_page(first, 0) == PageState::Good {
                 assert!(matches!(verify_page(first, 1), PageState::Bad { .. }), "{}", entry.path);
                 let mut damaged = first.to_vec();
                 damaged[4711] ^= 4;
-                assert!(matches!(verify_page(&damaged, 0), PageState::Bad { .. }), "{}", entry.path);
+                assert!(
+                    matches!(verify_page(&damaged, 0), PageState::Bad { .. }),
+                    "{}",
+                    entry.path
+                );
             }
         }
         assert!(pages > 2000, "{pages} pages");
@@ -73,7 +87,9 @@ fn the_second_gigabyte_of_a_table_passes_with_its_own_block_numbers() {
              insert into wide select repeat('x', 1000) from generate_series(1, 132000);\ncommit;\ncheckpoint;\n",
         );
         cluster.stop();
-        let second = relations(&cluster).find(|(_, relation)| relation.segment == 1).expect("a second segment");
+        let second = relations(&cluster)
+            .find(|(_, relation)| relation.segment == 1)
+            .expect("a second segment");
         let file = fs::File::open(cluster.data().join(second.0.path.as_path())).unwrap();
         assert!(second.0.bytes() >= 8192 * 100);
         let mut run = vec![0; 8192 * 100];

@@ -49,9 +49,24 @@ fn a_walk_lists_what_pg_basebackup_copies() {
         // pg_basebackup writes the first three itself; the last is only made by a server at rest.
         let made = ["backup_label", "backup_manifest", "tablespace_map"].map(|name| name.as_bytes().to_vec());
         let theirs: BTreeSet<Vec<u8>> = theirs.into_iter().filter(|path| !made.contains(path)).collect();
-        let shown = |paths: Vec<&Vec<u8>>| paths.iter().map(|path| path.escape_ascii().to_string()).collect::<Vec<_>>();
-        assert_eq!(shown(ours.difference(&theirs).collect()), [""; 0], "more, on {}", cluster.major);
-        assert_eq!(shown(theirs.difference(&ours).collect()), [""; 0], "less, on {}", cluster.major);
+        let shown = |paths: Vec<&Vec<u8>>| {
+            paths
+                .iter()
+                .map(|path| path.escape_ascii().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            shown(ours.difference(&theirs).collect()),
+            [""; 0],
+            "more, on {}",
+            cluster.major
+        );
+        assert_eq!(
+            shown(theirs.difference(&ours).collect()),
+            [""; 0],
+            "less, on {}",
+            cluster.major
+        );
         let count = ours.iter().filter(|path| path.starts_with(b"pg_tblspc/")).count();
         assert!(count > if in_place { 12 } else { 10 }, "{count} entries in tablespaces");
     });
@@ -82,7 +97,9 @@ fn prepare(cluster: &Cluster) -> bool {
 fn wait_for_temporary_files(cluster: &Cluster) {
     let is_temporary = |path: &Path| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| entry.file_name().as_bytes().starts_with(b"t"))
+        entries
+            .into_iter()
+            .any(|entry| entry.file_name().as_bytes().starts_with(b"t"))
     };
     for _ in 0..200 {
         let databases = fs::read_dir(cluster.data().join("base")).unwrap().flatten();
@@ -101,7 +118,9 @@ fn listing(cluster: &Cluster) -> BTreeSet<Vec<u8>> {
     let mut tablespaces = Vec::new();
     let mut paths = BTreeSet::new();
     for found in data_dir.walk().unwrap() {
-        let Found::Entry(entry) = found.unwrap() else { panic!("skipped something") };
+        let Found::Entry(entry) = found.unwrap() else {
+            panic!("skipped something")
+        };
         assert!(before < entry.path, "{before} before {}", entry.path);
         if let EntryKind::Tablespace(tablespace) = &entry.kind {
             tablespaces.push(tablespace.clone());
@@ -137,7 +156,11 @@ fn collect(directory: &Path, prefix: &[u8], paths: &mut BTreeSet<Vec<u8>>) {
         let entry = entry.unwrap();
         let path = [prefix, entry.file_name().as_bytes()].concat();
         if entry.path().is_dir() {
-            collect(&directory.join(OsStr::from_bytes(entry.file_name().as_bytes())), &[&path[..], b"/"].concat(), paths);
+            collect(
+                &directory.join(OsStr::from_bytes(entry.file_name().as_bytes())),
+                &[&path[..], b"/"].concat(),
+                paths,
+            );
         }
         paths.insert(path);
     }
