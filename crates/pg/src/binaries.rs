@@ -119,8 +119,8 @@ impl<'a> Search<'a> {
                     continue;
                 }
                 Err(error) => {
-                    let why = error.detail_text().unwrap_or_else(|| error.message().to_owned());
-                    rejected.push(format!("{} ({why})", dir.display()));
+                    let why = error.detail_text().unwrap_or_default();
+                    rejected.push(format!("{} ({}: {why})", dir.display(), error.message()));
                     continue;
                 }
             };
@@ -258,7 +258,7 @@ fn version_of(program: &Path) -> Result<String> {
         .split_once("(PostgreSQL) ")
         .and_then(|(_, version)| version.split_whitespace().next())
         .map(str::to_owned)
-        .ok_or_else(|| Error::invalid(format!("{} is not PostgreSQL's", program.display())).detail(output))
+        .ok_or_else(|| Error::invalid("not a program of PostgreSQL").detail(format!("it says \"{}\"", output.escape_debug())))
 }
 
 fn said(program: &Path) -> Result<String> {

@@ -114,7 +114,7 @@ fn a_program_that_is_not_postgresql_is_no_candidate() {
     std::fs::write(dir.join("postgres"), "#!/bin/sh\necho hello\n").unwrap();
     let error = machine.search(Some(14)).find().unwrap_err();
     assert!(
-        error.detail_text().unwrap().contains("is not PostgreSQL's"),
+        error.detail_text().unwrap().contains("it says \"hello\""),
         "{error:?}"
     );
 }

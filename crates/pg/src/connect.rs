@@ -14,11 +14,12 @@ mod service;
 mod tls;
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgkeep_base::{Error, PgMajor, Result};
 use tokio::task::JoinHandle;
+use tokio_postgres::error::Severity;
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
@@ -36,8 +37,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Connection {
     client: Client,
     driver: Driver,
-    /// The driver's last words, once it is gone.
-    lost: Arc<OnceLock<String>>,
+    /// Why the session is gone, once it is.
+    lost: LastWords,
     place: String,
     user: String,
     database: String,
@@ -46,6 +47,9 @@ pub struct Connection {
     backend_pid: i32,
     in_recovery: bool,
 }
+
+/// What was last heard of a session: by a statement that a FATAL error ended, else by the driver.
+type LastWords = Arc<Mutex<Option<String>>>;
 
 /// The task that moves the session's bytes; ends with it.
 struct Driver(JoinHandle<()>);
@@ -177,13 +181,16 @@ impl Connection {
     }
 
     fn fault(&self, error: tokio_postgres::Error) -> Error {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = error.as_db_error() {
+            if matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) {
+                *lost = Some(fault::words_of(server));
+            }
             return fault::from_server(server);
         }
-        match self.lost.get() {
-            Some(lost) => {
-                Error::unavailable("the connection to PostgreSQL was lost").detail(format!("{lost} ({})", self.place))
-            }
+        match lost.as_deref() {
+            Some(words) => Error::unavailable("the connection to PostgreSQL was lost")
+                .detail(format!("{words} ({})", self.place)),
             None => fault::in_use(error),
         }
     }

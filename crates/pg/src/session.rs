@@ -7,6 +7,8 @@
 use jiff::Timestamp;
 use pgkeep_base::{ClusterName, Error, Lsn, Result, ResultExt, TimelineId};
 
+use tokio_postgres::types::{FromSql, Type};
+
 use crate::connect::{Connection, column};
 use crate::facts;
 
@@ -132,12 +134,11 @@ impl BackupSession {
             true => (facts::STOP, "pg_backup_stop(false)"),
             false => (facts::STOP_14, "pg_stop_backup(false, false)"),
         };
-        // The files must be written byte for byte: converting from the database's encoding to itself changes nothing,
-        // where text would be converted to ours.
+        // The files must be written byte for byte: to a client that speaks no encoding the server converts nothing,
+        // not even a tablespace's path that is no text in the database's encoding.
+        self.conn.batch("SET client_encoding = 'SQL_ASCII'").await?;
         let sql = format!(
-            "SELECT lsn::text, pg_catalog.convert_to(labelfile, pg_catalog.getdatabaseencoding()), \
-             pg_catalog.convert_to(spcmapfile, pg_catalog.getdatabaseencoding()), pg_catalog.clock_timestamp() \
-             FROM pg_catalog.{call}"
+            "SELECT lsn::text, labelfile, spcmapfile, pg_catalog.clock_timestamp() FROM pg_catalog.{call}"
         );
         let row = self
             .conn
@@ -147,13 +148,26 @@ impl BackupSession {
             .during(|| "end the server's backup mode")?;
         let stopped = Stopped {
             stop_lsn: column::<&str>(&row, 0)?.parse()?,
-            backup_label: column(&row, 1)?,
-            tablespace_map: column(&row, 2)?,
+            backup_label: column::<RawText>(&row, 1)?.0,
+            tablespace_map: column::<RawText>(&row, 2)?.0,
             stopped_at: column(&row, 3)?,
         };
         check(&self.started, &stopped)?;
         self.conn.close().await;
         Ok(stopped)
+    }
+}
+
+/// A text as the bytes that the server sent.
+struct RawText(Vec<u8>);
+
+impl FromSql<'_> for RawText {
+    fn from_sql(_: &Type, raw: &[u8]) -> std::result::Result<RawText, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(RawText(raw.to_owned()))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::TEXT
     }
 }
 

@@ -15,6 +15,11 @@ pub(super) fn from_server(error: &DbError) -> Error {
     Error::new(kind_of(error.code().code()), error.message()).detail(detail.join("; "))
 }
 
+/// An error that ended a session, on one line.
+pub(super) fn words_of(error: &DbError) -> String {
+    format!("{}: {}", error.severity(), error.message())
+}
+
 /// What a caller can do about an SQLSTATE (PostgreSQL's documentation, appendix "Error Codes").
 fn kind_of(sqlstate: &str) -> ErrorKind {
     let class = sqlstate.get(..2).unwrap_or("");

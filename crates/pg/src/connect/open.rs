@@ -3,7 +3,7 @@
 //! Invariant: like libpq, an address that answers and refuses us ends the search; only silence moves on.
 
 use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
+use std::sync::PoisonError;
 
 use pgkeep_base::{Error, ErrorKind, PgMajor, Result, ResultExt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,12 +11,12 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 
 use super::params::{Address, Params, SessionAttributes, Target};
-use super::{Connection, Driver, column, fault, tls};
+use super::{Connection, Driver, LastWords, column, fault, tls};
 
-/// What every session begins with. Role and database may have set any of these (`ALTER ROLE … SET`).
-const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET client_encoding = 'UTF8'; \
-     SET standard_conforming_strings = on; SET statement_timeout = 0; SET lock_timeout = 0; \
-     SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0";
+/// What every session begins with. Role and database may have set any of these (`ALTER ROLE … SET`); what comes with
+/// the start-up outranks that from the first moment, which a later `SET` would not.
+const SETTINGS: &str = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on -c statement_timeout=0 \
+     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 /// Lets the server notice within seconds that we died in the middle of a long statement.
 const WATCH_CLIENT: &str = "SET client_connection_check_interval = '5s'";
 
@@ -105,7 +105,7 @@ async fn one(target: &Target, params: &Params, attributes: SessionAttributes, pl
 struct Session {
     client: Client,
     driver: Driver,
-    lost: Arc<OnceLock<String>>,
+    lost: LastWords,
 }
 
 /// Connects, with TLS where that is asked for.
@@ -153,9 +153,11 @@ fn config(target: &Target, params: &Params, mode: SslMode) -> Config {
     if let Some(password) = &target.password {
         config.password(password);
     }
-    if let Some(options) = &params.options {
-        config.options(options);
-    }
+    // The last word counts, and it is ours.
+    config.options(match &params.options {
+        Some(options) => format!("{options} {SETTINGS}"),
+        None => SETTINGS.to_owned(),
+    });
     if mode == SslMode::Require {
         config.ssl_negotiation(params.negotiation);
     }
@@ -182,7 +184,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let lost = Arc::new(OnceLock::new());
+    let lost = LastWords::default();
     let words = lost.clone();
     let driver = tokio::spawn(async move {
         let mut warning = None;
@@ -200,8 +202,7 @@ where
                 None => break "the session was closed".to_owned(),
             }
         };
-        // A second setter does not exist.
-        let _ = words.set(last);
+        words.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(last);
         drop(connection);
     });
     Session {
@@ -213,7 +214,7 @@ where
 
 fn words_of(error: &tokio_postgres::Error) -> String {
     if let Some(error) = error.as_db_error() {
-        return format!("{}: {}", error.severity(), error.message());
+        return fault::words_of(error);
     }
     match std::error::Error::source(error) {
         Some(cause) => cause.to_string(),
@@ -236,7 +237,6 @@ async fn settle(session: Session, target: &Target, params: &Params, place: &str)
         backend_pid: 0,
         in_recovery: false,
     };
-    connection.batch(SETTINGS).await.during(|| "set up the session")?;
     let row = connection
         .query_one(
             "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
