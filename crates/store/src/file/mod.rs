@@ -265,11 +265,8 @@ impl Store for FileStore {
     async fn delete(&self, name: &ObjectName) -> Result<()> {
         let what = |url: &str| format!("delete {name} in {url}");
         let name = name.clone();
-        self.blocking(what, move |store| {
-            store.check_root()?;
-            write::delete(&store.root, &name)
-        })
-        .await
+        self.blocking(what, move |store| write::delete(&store.root, &store.directories, &name))
+            .await
     }
 }
 

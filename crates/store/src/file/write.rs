@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::{io_error, missing_root};
@@ -30,7 +30,7 @@ const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o750);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// How often a directory may vanish under a write before it gives up.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 3;
 
 /// Directories whose entries this process has made durable, by their path below the root, with what tells one
 /// directory from a later one of the same name.
@@ -77,7 +77,7 @@ pub(super) fn create(root: &Path, directories: &Directories, name: &ObjectName, 
     loop {
         attempt += 1;
         match create_once(root, directories, name, body) {
-            // `delete` removes directories that become empty, and may do so while we are at work in one.
+            // Ours are locked against that, but somebody may be clearing up by hand.
             Err(error) if error.kind() == ErrorKind::NotFound && attempt < ATTEMPTS => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(error.with_kind(ErrorKind::Conflict)),
             done => return done,
@@ -86,29 +86,49 @@ pub(super) fn create(root: &Path, directories: &Directories, name: &ObjectName, 
 }
 
 fn create_once(root: &Path, directories: &Directories, name: &ObjectName, body: &Payload) -> Result<Created> {
-    let directory = open_directory(root, directories, name.directory())?;
-    let staged = Staged::write(&directory, body)?;
-    let created = staged.publish(name.file_name())?;
+    let root = open_root(root)?;
+    // Where locks don't work, `delete` gets none either, and leaves directories alone.
+    let _ = rustix::fs::flock(&root, FlockOperation::LockShared);
+    let opened = open_directory(&root, directories, name.directory())?;
+    let directory = opened.as_ref().unwrap_or(&root);
+    let created = match rustix::fs::statat(directory, name.file_name(), AtFlags::empty()) {
+        Ok(_) => Created::AlreadyThere,
+        Err(_) => Staged::write(directory, body)?.publish(name.file_name())?,
+    };
     if created == Created::AlreadyThere {
-        sync_existing(&directory, name.file_name())?;
+        sync_existing(directory, name.file_name())?;
     }
     // Both for our own entry and for one that somebody else may not have synced yet.
-    sync(&directory).during(|| "make the new name durable; it may or may not be: running again is safe")?;
+    sync(directory).during(|| "make the new name durable; it may or may not be: running again is safe")?;
     Ok(created)
 }
 
-/// Removes an object and the directories that become empty by that.
-pub(super) fn delete(root: &Path, name: &ObjectName) -> Result<()> {
-    match rustix::fs::unlink(root.join(name.as_str())) {
+/// Removes an object, and the directories that become empty by that unless somebody is writing.
+pub(super) fn delete(root: &Path, directories: &Directories, name: &ObjectName) -> Result<()> {
+    let at = open_root(root)?;
+    match rustix::fs::unlinkat(&at, name.as_str(), AtFlags::empty()) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR) => return Ok(()),
         Err(error) => return Err(errno(error)),
     }
+    // Declared before the descriptor that holds the lock on disk, so that it outlives that.
+    let _one_at_a_time = directories.known();
+    let at = open_root(root)?;
+    if rustix::fs::flock(&at, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
     let mut directory = name.directory();
-    while !directory.is_empty() && rustix::fs::rmdir(root.join(directory)).is_ok() {
+    while !directory.is_empty() && rustix::fs::unlinkat(&at, directory, AtFlags::REMOVEDIR).is_ok() {
         directory = directory.rsplit_once('/').map_or("", |(parent, _)| parent);
     }
     Ok(())
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(root, DIRECTORY, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT => missing_root(root),
+        other => errno(other),
+    })
 }
 
 /// Makes the root directory of a `file:` store, and its parents, durably. Nothing to do for other stores.
@@ -149,29 +169,27 @@ fn make_durably(path: &Path) -> Result<()> {
     }
 }
 
-/// Opens the directory `path` below the root, making and syncing what is missing on the way.
-fn open_directory(root: &Path, directories: &Directories, path: &str) -> Result<OwnedFd> {
-    let mut at = rustix::fs::open(root, DIRECTORY, Mode::empty()).map_err(|error| match error {
-        Errno::NOENT => missing_root(root),
-        other => errno(other),
-    })?;
+/// Opens the directory `path` below the root, making and syncing what is missing on the way; `None` is the root.
+fn open_directory(root: &OwnedFd, directories: &Directories, path: &str) -> Result<Option<OwnedFd>> {
     if path.is_empty() {
-        return Ok(at);
+        return Ok(None);
     }
-    if let Ok(directory) = rustix::fs::openat(&at, path, DIRECTORY, Mode::empty())
+    if let Ok(directory) = rustix::fs::openat(root, path, DIRECTORY, Mode::empty())
         && directories.is_durable(path, &directory)
     {
-        return Ok(directory);
+        return Ok(Some(directory));
     }
+    let mut at: Option<OwnedFd> = None;
     let mut end = 0;
     for segment in path.split('/') {
         end += segment.len() + usize::from(end > 0);
-        let child = enter(&at, segment)?;
+        let parent = at.as_ref().unwrap_or(root);
+        let child = enter(parent, segment)?;
         if !directories.is_durable(&path[..end], &child) {
-            sync(&at)?;
+            sync(parent)?;
             directories.remember(&path[..end], &child);
         }
-        at = child;
+        at = Some(child);
     }
     Ok(at)
 }

@@ -269,8 +269,8 @@ impl Store for S3Store {
         let after = after.cloned();
         let offset = after
             .as_ref()
-            .map(|after| self.key(start_after(after, prefix.trim_end_matches('/'))));
-        let offset = offset.filter(|key| !key.is_empty());
+            .and_then(|after| start_after(after, prefix.trim_end_matches('/')));
+        let offset = offset.map(|name| self.key(&name));
         let pages = futures::stream::try_unfold(Some(first), move |next| {
             let (what, offset, after) = (what.clone(), offset.clone(), after.clone());
             async move {
@@ -330,15 +330,19 @@ impl Store for S3Store {
     }
 }
 
-/// Where a listing of `prefix` may begin so that nothing after `after` is missed.
+/// Where a listing of `prefix` may begin so that nothing after `after` is missed; what comes too early we leave out.
 ///
-/// Amazon lists in byte order of whole keys, others directory by directory. Both agree on names without a byte below
-/// `/`, so the name is cut before the first such byte; what comes too early is left out by us.
-fn start_after<'a>(after: &'a ObjectName, prefix: &str) -> &'a str {
+/// Amazon lists in byte order of whole keys, SeaweedFS directory by directory, and it leaves out a directory of exactly
+/// the name to start after. Both agree on a name that is cut before its first byte below `/`, and is then made a
+/// little smaller by bytes that no name of ours has.
+fn start_after(after: &ObjectName, prefix: &str) -> Option<String> {
     let name = after.as_str();
     let common = if after.is_below(prefix) { prefix.len() } else { 0 };
     let end = name.bytes().skip(common).position(|byte| byte < b'/');
-    end.map_or(name, |end| &name[..common + end])
+    let cut = name[..end.map_or(name.len(), |end| common + end)].trim_end_matches('/');
+    let last = cut.bytes().last().filter(|_| cut.len() > common)?;
+    let smaller = if last == b'0' { '.' } else { char::from(last - 1) };
+    Some(format!("{}{smaller}~", &cut[..cut.len() - 1]))
 }
 
 fn meta(name: ObjectName, found: &object_store::ObjectMeta) -> ObjectMeta {
@@ -346,5 +350,26 @@ fn meta(name: ObjectName, found: &object_store::ObjectMeta) -> ObjectMeta {
         name,
         bytes: found.size,
         modified: jiff::Timestamp::from_second(found.last_modified.timestamp()).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_starts_before_what_it_is_to_show_in_any_order() {
+        for (after, prefix, start) in [
+            ("wal/1/00A3-hash", "wal/1", Some("wal/1/00A2~")),
+            ("wal/1/0000-hash", "wal/1", Some("wal/1/000.~")),
+            ("a-b/c", "a-b", Some("a-b/b~")),
+            ("a-b/c", "", Some("`~")),
+            ("p/-x", "p", None),
+            ("p/a/-x", "p", Some("p/`~")),
+            ("-x", "", None),
+        ] {
+            let after = ObjectName::new(after).unwrap();
+            assert_eq!(start_after(&after, prefix).as_deref(), start, "{after} in {prefix}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use pgkeep_base::{Error, ErrorKind, Result};
+use pgkeep_base::{ErrorKind, Result};
 use pgkeep_store::{Created, Payload, Store, StoreConfig};
 
 use crate::fake::{FOUND, Fake, Reply};
@@ -319,7 +319,7 @@ fn page(keys: &[&str], token: Option<&str>) -> String {
 async fn list(fake: &Fake) -> Result<Vec<String>> {
     let store = open(fake);
     let names = store.list("d", None).map_ok(|meta| meta.name.to_string());
-    names.try_collect().await.map_err(Error::from)
+    names.try_collect().await
 }
 
 #[tokio::test]
