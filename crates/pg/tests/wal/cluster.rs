@@ -56,7 +56,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn create(major: u16, segment_mib: u32) -> Cluster {
         let Some(all) = std::env::var_os("PGKEEP_PG_DIR") else {
-            panic!("set PGKEEP_PG_DIR to a directory that holds PostgreSQL 14 to 18 as <major>/bin");
+            panic!("run scripts/fetch-postgres DIR and set PGKEEP_PG_DIR=DIR: these tests need PostgreSQL 14 to 18");
         };
         let bin = Path::new(&all).join(major.to_string()).join("bin");
         assert!(
