@@ -93,3 +93,56 @@ fn start() -> ChildStdin {
         .expect("/bin/sh starts");
     shell.stdin.take().expect("stdin was asked to be piped")
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::postgres::Cluster;
+    use crate::run::Run;
+    use crate::wait;
+
+    /// Not a claim by itself: what the next test runs in a process of its own.
+    #[test]
+    fn a_process_that_dies_with_a_cluster() {
+        if std::env::var_os("REAPER_DIES").is_none() {
+            return;
+        }
+        let cluster = Cluster::builder(17).start();
+        println!(
+            "started {} {}",
+            cluster.pid().unwrap(),
+            cluster.scratch().path().display()
+        );
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+    }
+
+    /// Aim: a test process that is killed leaves no server and no directory behind.
+    #[test]
+    fn nothing_outlives_a_killed_test_process() {
+        let mut child = Run::new(std::env::current_exe().unwrap()).env("REAPER_DIES", "1");
+        for passed in ["PGKEEP_PG_DIR", "PGKEEP_CACHE", "HOME"] {
+            if let Some(value) = std::env::var_os(passed) {
+                child = child.env(passed, value);
+            }
+        }
+        let output = child
+            .args([
+                "--exact",
+                "reaper::tests::a_process_that_dies_with_a_cluster",
+                "--nocapture",
+            ])
+            .run();
+        assert_eq!(output.signal, Some(9), "{output}");
+        let words: Vec<&str> = output
+            .stdout
+            .split_once("started ")
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
+        let (process, dir) = (format!("/proc/{}", words[0]), words[1]);
+        let gone = |path: &str| !std::path::Path::new(path).exists();
+        wait::until("the reaper", wait::LIMIT, || {
+            (gone(&process) && gone(dir)).then_some(())
+        });
+    }
+}

@@ -220,3 +220,44 @@ impl std::fmt::Display for Output {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_reads_its_input_and_its_end_is_told() {
+        let cat = Run::new("/bin/cat").stdin("hello").run().ok();
+        assert_eq!(cat.stdout, "hello");
+        let output = Run::new("/bin/sh").args(["-c", "echo no >&2; exit 3"]).run().expect(3);
+        assert_eq!((output.stderr.as_str(), output.signal), ("no\n", None));
+        let killed = Run::new("/bin/sh").args(["-c", "kill -9 $$"]).run();
+        assert_eq!((killed.code, killed.signal), (None, Some(9)));
+    }
+
+    #[test]
+    fn only_a_named_environment_is_passed_on() {
+        let output = Run::new("/usr/bin/env").env("ONE", "1").run().ok();
+        assert!(output.stdout.contains("ONE=1\n"), "{output}");
+        assert!(!output.stdout.contains("CARGO"), "{output}");
+    }
+
+    #[test]
+    fn root_can_step_down() {
+        let output = Run::new("/usr/bin/id")
+            .arg("-u")
+            .as_user(OsUser::unprivileged())
+            .run()
+            .ok();
+        assert_ne!(output.stdout.trim(), "0");
+    }
+
+    #[test]
+    #[should_panic(expected = "killed after 0 s")]
+    fn nothing_outlives_its_limit() {
+        Run::new("/bin/sh")
+            .args(["-c", "sleep 60"])
+            .limit(Duration::from_millis(100))
+            .run();
+    }
+}

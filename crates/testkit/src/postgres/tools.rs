@@ -141,10 +141,13 @@ impl Cluster {
     pub fn wait_archived(&self, segment: &str) {
         let status = self.data_dir().join("pg_wal/archive_status");
         let done = wait::try_until(wait::LIMIT, || {
-            // Once archived and recycled, neither file is left: then only the archiver itself can tell.
-            let ready = status.join(format!("{segment}.ready")).exists();
-            let last: String = self.sql("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver");
-            (!ready && last.as_str() >= segment).then_some(())
+            if status.join(format!("{segment}.done")).exists() {
+                return Some(());
+            }
+            // Once it is recycled too, neither file is left: then only the archiver itself can tell.
+            let waiting = status.join(format!("{segment}.ready")).exists();
+            let last = || self.sql("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver");
+            (!waiting && last().as_str() >= segment).then_some(())
         });
         let archiver = || self.sql("SELECT row_to_json(a) FROM pg_stat_archiver a");
         assert!(

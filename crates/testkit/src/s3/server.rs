@@ -195,9 +195,9 @@ impl S3Server {
         format!("http://127.0.0.1:{}", self.port())
     }
 
-    /// `https://localhost:PORT`, with a certificate that [`S3Server::ca_file`] vouches for.
+    /// `https://127.0.0.1:PORT`, with a certificate that [`S3Server::ca_file`] vouches for.
     pub fn https_endpoint(&self) -> String {
-        format!("https://localhost:{}", self.ports[1])
+        format!("https://127.0.0.1:{}", self.ports[1])
     }
 
     /// The certificate (PEM) of [`S3Server::https_endpoint`], signed by itself.
