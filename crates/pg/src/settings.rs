@@ -102,4 +102,6 @@ pub fn finish_recovery(data_dir: &Path) -> Result<bool> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -111,3 +111,20 @@ fn maps_that_postgresql_refuses_are_refused() {
         );
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_map_reads_back(locations in proptest::collection::vec(proptest::collection::vec(1..=255_u8, 1..20), 0..5)) {
+        let tablespaces: Vec<Tablespace> = (16384..).zip(&locations).map(|(oid, location)| tablespace(oid, location)).collect();
+        proptest::prop_assert_eq!(parse_tablespace_map(&format_tablespace_map(&tablespaces)).unwrap(), tablespaces);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        let _ = parse_tablespace_map(&bytes);
+        let _ = BackupLabel::parse(&String::from_utf8_lossy(&bytes));
+        let _ = crate::history::TimelineHistory::parse(TimelineId::FIRST, &bytes);
+        let _ = crate::control::ControlFile::from_bytes(&bytes);
+        let _ = crate::datadir::RelPath::new(bytes).map(|path| crate::datadir::classify(&path));
+    }
+}
