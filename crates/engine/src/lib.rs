@@ -5,8 +5,10 @@
 //! nothing, can be printed and serialised) and then `run(plan)`; only the streaming ones (`wal push`, `wal fetch`)
 //! skip the plan.
 
+pub mod backup;
 pub mod catalogue;
 pub mod engine;
+mod owners;
 pub mod path;
 pub mod restore;
 pub mod setup;

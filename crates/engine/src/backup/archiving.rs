@@ -1,0 +1,133 @@
+//! Proves that WAL arrives in the repository: before copying, and for the WAL of the backup itself.
+//!
+//! Invariant: what counts is this host's record of pushes, or the object in the store; never the word of
+//! `archive_command` alone.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use pgkeep_base::{Error, ErrorKind, Lsn, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+use pgkeep_pg::connect::Connection;
+use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
+use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::wal::parse_object_name;
+use pgkeep_store::ObjectName;
+
+use crate::engine::Engine;
+use crate::setup::Place;
+use crate::state::State;
+
+const POLL: Duration = Duration::from_millis(200);
+/// A push this recent proves that archiving works; otherwise the backup makes WAL move.
+const RECENT_SECONDS: i64 = 3600;
+
+/// Looks for archived segments of one lineage.
+pub struct Archiving<'a> {
+    pub engine: &'a Engine,
+    pub state: &'a State,
+    pub lineage: &'a Lineage,
+    pub size: SegmentSize,
+    pub timeout: Duration,
+}
+
+impl Archiving<'_> {
+    /// Proves that archiving works now: by a recent push, or by completing a segment and seeing it arrive.
+    pub async fn prove(&self, connection: &Connection, facts: &ServerFacts) -> Result<()> {
+        let current = WalSegment::at(facts.timeline, facts.wal_lsn, self.size);
+        if self.has_recent_push(current)? && !ArchiverFacts::gather(connection).await?.is_failing() {
+            return Ok(());
+        }
+        connection.create_restore_point("pgkeep: is WAL archived?").await?;
+        let switched_to = connection.switch_wal().await?;
+        let segment = WalSegment { timeline: facts.timeline, number: self.size.number_before(switched_to), size: self.size };
+        self.wait_for(connection, segment).await
+    }
+
+    fn has_recent_push(&self, current: WalSegment) -> Result<bool> {
+        let Some(last) = self.state.last_pushed_segment(self.lineage, current.timeline)? else { return Ok(false) };
+        let age = self.engine.now().duration_since(last.pushed_at).as_secs();
+        let number = WalSegment::parse(&last.file, self.size).map_or(0, |segment| segment.number);
+        Ok(age < RECENT_SECONDS && number + 1 >= current.number && self.covers_required(&last.places))
+    }
+
+    /// Waits until every segment from `start` to the byte before `stop` is in every required place.
+    pub async fn wait_for_range(&self, connection: &Connection, timeline: TimelineId, start: Lsn, stop: Lsn) -> Result<()> {
+        for number in self.size.number_of(start)..=self.size.number_before(stop) {
+            self.wait_for(connection, WalSegment { timeline, number, size: self.size }).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for one segment; the patience begins anew for each.
+    async fn wait_for(&self, connection: &Connection, segment: WalSegment) -> Result<()> {
+        let before = ArchiverFacts::gather(connection).await?.failed_count;
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        loop {
+            if self.is_durable(segment).await? {
+                return Ok(());
+            }
+            let archiver = ArchiverFacts::gather(connection).await?;
+            let failing = archiver.is_failing() && archiver.failed_count > before + 1;
+            if failing || tokio::time::Instant::now() >= deadline {
+                return Err(self.not_arriving(segment, &archiver));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn not_arriving(&self, segment: WalSegment, archiver: &ArchiverFacts) -> Error {
+        let why = match (&archiver.last_failed, &archiver.last_archived) {
+            (Some(failed), _) if archiver.is_failing() => {
+                format!("PostgreSQL's archiver fails on {} since {} failures", failed.file, archiver.failed_count)
+            }
+            (_, Some(archived)) if archived.file >= segment.name() => format!(
+                "archive_command reported success for {}, but no required repository has it",
+                archived.file
+            ),
+            _ => format!("it did not arrive within {} s", self.timeout.as_secs()),
+        };
+        Error::refused("WAL archiving does not work")
+            .detail(format!("segment {segment}: {why}"))
+            .hint("`pgkeep doctor` tells what is wrong; PostgreSQL's log has what `pgkeep wal push` said.")
+    }
+
+    /// True if every required place has the segment.
+    async fn is_durable(&self, segment: WalSegment) -> Result<bool> {
+        let pushed = self.state.pushed(self.lineage, &segment.name())?;
+        if pushed.iter().any(|pushed| self.covers_required(&pushed.places)) {
+            return Ok(true);
+        }
+        for place in self.engine.places().iter().filter(|place| place.required) {
+            match self.is_listed(place, segment).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                // A writer that may not list knows from its own record only.
+                Err(error) if error.kind() == ErrorKind::Denied => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn is_listed(&self, place: &Place, segment: WalSegment) -> Result<bool> {
+        let directory = format!("wal/{}/{}", self.lineage, segment.timeline.hex());
+        let after = ObjectName::new(format!("{directory}/{segment}"))?;
+        let mut listing = place.store.list(&directory, Some(&after));
+        let wanted = WalFile::Segment(segment.name());
+        loop {
+            let object = match listing.try_next().await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                object => object?,
+            };
+            match object.and_then(|object| parse_object_name(&object.name)) {
+                Some(name) if name.file == wanted && name.part.is_none() => return Ok(true),
+                Some(name) if name.file == wanted => {}
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    fn covers_required(&self, places: &[String]) -> bool {
+        self.engine.places().iter().filter(|place| place.required).all(|place| places.contains(&place.name))
+    }
+}

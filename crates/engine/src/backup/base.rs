@@ -1,0 +1,146 @@
+//! What this host may reuse: the cache of its last finished backup, and the journal of one that was interrupted since.
+//!
+//! Invariant (docs/format.md, "Reuse"): only packs sealed to exactly the current recipients, present in every place
+//! that is required, and younger than the horizon. Whatever is doubtful is no base: the backup then stores more.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use jiff::{SignedDuration, Timestamp};
+use pgkeep_base::BackupId;
+use pgkeep_repo::digest::Digest;
+use pgkeep_repo::lease::LEASE_DURATION;
+use pgkeep_repo::packlist::PackInfo;
+use pgkeep_repo::paths::DataPath;
+use pgkeep_repo::reuse::{BlockRecord, NoCache, Piece, ReuseReader, ReuseStart};
+use pgkeep_store::ObjectName;
+
+use crate::engine::Engine;
+
+/// Files of the reuse directory.
+pub fn cache_path(directory: &Path) -> PathBuf {
+    directory.join("cache")
+}
+
+/// The journal of the run in progress, or of one that was interrupted.
+pub fn journal_path(directory: &Path) -> PathBuf {
+    directory.join("journal")
+}
+
+/// The sources that a backup reuses from, newest first.
+#[derive(Default)]
+pub struct Base {
+    sources: Mutex<Vec<ReuseReader>>,
+    /// The finished backup among them.
+    pub backup: Option<BackupId>,
+    /// The places that have everything that may be reused; `None` where nothing is.
+    pub places: Option<Vec<String>>,
+    /// Why nothing, or not everything, is reused.
+    pub notes: Vec<String>,
+}
+
+impl Base {
+    /// Opens what may be reused by a run that would begin with `start`.
+    pub fn open(engine: &Engine, directory: &Path, start: &ReuseStart, full: bool) -> Base {
+        let mut base = Base::default();
+        if full {
+            base.notes.push("everything is stored anew, as asked".to_owned());
+            return base;
+        }
+        let now = engine.now();
+        base.add_journal(engine, ReuseReader::open_journal(&journal_path(directory)), start, now);
+        base.add_cache(engine, ReuseReader::open(&cache_path(directory)), start, now);
+        base
+    }
+
+    fn add_journal(&mut self, engine: &Engine, opened: Result<ReuseReader, NoCache>, start: &ReuseStart, now: Timestamp) {
+        let Ok(reader) = opened else { return };
+        let theirs = reader.start();
+        let too_old = now.duration_since(theirs.started_at) >= LEASE_DURATION;
+        if too_old || !fits(theirs, start) || !covers_required(engine, &theirs.places) {
+            return;
+        }
+        self.notes.push(format!("what the interrupted backup {} stored is reused", theirs.backup));
+        self.take(reader, None);
+    }
+
+    fn add_cache(&mut self, engine: &Engine, opened: Result<ReuseReader, NoCache>, start: &ReuseStart, now: Timestamp) {
+        let reader = match opened {
+            Ok(reader) => reader,
+            Err(NoCache::Absent) => return self.notes.push("this host has no earlier backup to reuse".to_owned()),
+            Err(NoCache::Unusable(why)) => return self.notes.push(format!("the reuse cache can't be used: {why}")),
+        };
+        let theirs = reader.start();
+        let Some(end) = reader.end() else { return };
+        let horizon: SignedDuration = engine.setup().repository.reuse_horizon;
+        let why = if now.duration_since(end.finished_at) >= horizon {
+            Some("is older than the reuse horizon")
+        } else if !fits(theirs, start) {
+            Some("has other recipients, or is of another repository or cluster")
+        } else if !covers_required(engine, &end.places) {
+            Some("is not in every required repository")
+        } else {
+            None
+        };
+        match why {
+            Some(why) => self.notes.push(format!("backup {} {why}, so that nothing of it is reused", theirs.backup)),
+            None => {
+                let (id, places) = (theirs.backup.clone(), end.places.clone());
+                self.backup = Some(id);
+                self.take(reader, Some(places));
+            }
+        }
+    }
+
+    fn take(&mut self, reader: ReuseReader, places: Option<Vec<String>>) {
+        let places = places.unwrap_or_else(|| reader.start().places.clone());
+        self.places = Some(match self.places.take() {
+            None => places,
+            Some(known) => known.into_iter().filter(|place| places.contains(place)).collect(),
+        });
+        self.sources.get_mut().expect("nobody else has it yet").push(reader);
+    }
+
+    /// The piece of a file at this place, from the newest source that has it. Ask in the order of the manifest.
+    pub fn piece(&self, path: &DataPath, at: u64) -> Option<Piece> {
+        let mut sources = self.lock();
+        let found: Vec<Option<Piece>> = sources.iter_mut().map(|source| source.take(path, at)).collect();
+        found.into_iter().flatten().next()
+    }
+
+    /// The manifest block with this content.
+    pub fn block(&self, blake3: &Digest) -> Option<BlockRecord> {
+        self.lock().iter_mut().find_map(|source| source.take_block(blake3))
+    }
+
+    /// What is known of a pack that was given out.
+    pub fn pack(&self, name: &ObjectName) -> Option<PackInfo> {
+        self.lock().iter().find_map(|source| source.pack(name).cloned())
+    }
+
+    /// Whether a pack may be referred to: it is known, and enough of it is still needed.
+    pub fn may_reuse(&self, name: &ObjectName) -> bool {
+        self.lock().iter().find_map(|source| source.pack(name)).is_some_and(|pack| !pack.is_mostly_dead())
+    }
+
+    /// Why the rest of a source could not be used, if that happened.
+    pub fn damage(&self) -> Vec<String> {
+        self.lock().iter().filter_map(|source| source.damage().map(str::to_owned)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ReuseReader>> {
+        self.sources.lock().expect("no holder of the sources panics")
+    }
+}
+
+fn fits(theirs: &ReuseStart, ours: &ReuseStart) -> bool {
+    theirs.repository == ours.repository
+        && theirs.cluster == ours.cluster
+        && theirs.system_identifier == ours.system_identifier
+        && theirs.recipients == ours.recipients
+        && theirs.block_bytes == ours.block_bytes
+}
+
+fn covers_required(engine: &Engine, places: &[String]) -> bool {
+    engine.places().iter().filter(|place| place.required).all(|place| places.contains(&place.name))
+}

@@ -1,0 +1,126 @@
+//! Checks everything that a backup needs, and changes nothing.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
+use pgkeep_pg::connect::Connection;
+use pgkeep_pg::datadir::DataDir;
+use pgkeep_pg::facts::{ServerFacts, privileges};
+use pgkeep_repo::lineage::Lineage;
+
+use super::BackupRequest;
+use crate::engine::Engine;
+use crate::wal::lineage::admit;
+
+const JOBS_MAX: usize = 16;
+/// More workers than this are asked for explicitly.
+const JOBS_DEFAULT_MAX: usize = 4;
+
+/// A backup that can be run.
+#[derive(Debug)]
+pub struct BackupPlan {
+    /// What was asked for.
+    pub request: BackupRequest,
+    /// Its lineage.
+    pub lineage: Lineage,
+    /// The server.
+    pub facts: ServerFacts,
+    /// Where the cluster's files are.
+    pub data_directory: PathBuf,
+    /// Workers.
+    pub jobs: usize,
+    /// How long to wait for the archiver.
+    pub archive_timeout: Duration,
+    /// The connection that will hold the backup session.
+    pub(super) connection: Connection,
+    /// The open data directory.
+    pub(super) data_dir: DataDir,
+}
+
+/// Checks the server, our rights, the data directory and the lineage.
+///
+/// # Errors
+/// `Refused` for what must be mended first, each with its fix; `Unavailable` and `Denied` from the connection.
+pub async fn plan(engine: &Engine, request: BackupRequest) -> Result<BackupPlan> {
+    let cluster = engine.setup().cluster(request.cluster.as_ref())?.clone();
+    let environment = std::sync::Arc::clone(&engine.setup().environment);
+    let connection = Connection::open(&cluster.connection, &*environment)
+        .await
+        .during(|| format!("connect to cluster \"{}\"", cluster.name))?;
+    let facts = ServerFacts::gather(&connection).await?;
+    check_server(&facts)?;
+    check_privileges(&connection).await?;
+    let data_dir = open_data_directory(&connection, &facts)?;
+    let lineage = Lineage { cluster: cluster.name.clone(), system_identifier: facts.system_identifier };
+    admit(engine, Some(&engine.state()?), &lineage, request.new_lineage).await?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = request.jobs.unwrap_or(processors.min(JOBS_DEFAULT_MAX)).clamp(1, JOBS_MAX);
+    let data_directory = data_dir.path().to_owned();
+    let archive_timeout = cluster.archive_timeout;
+    Ok(BackupPlan { request, lineage, facts, data_directory, jobs, archive_timeout, connection, data_dir })
+}
+
+fn check_server(facts: &ServerFacts) -> Result<()> {
+    if facts.in_recovery {
+        return Err(Error::unsupported("the server is a standby")
+            .detail("backups are taken from the primary by this version")
+            .hint("Run `pgkeep backup` on the primary's host."));
+    }
+    let need = |setting: &str, value: &str, wanted: &str| {
+        Error::refused(format!("the server can't be backed up with {setting} = {value}"))
+            .hint(format!("Set {setting} = {wanted} and restart PostgreSQL; `pgkeep doctor` checks all settings."))
+    };
+    if facts.wal_level == "minimal" {
+        return Err(need("wal_level", "minimal", "replica"));
+    }
+    if facts.archive_mode == "off" {
+        return Err(need("archive_mode", "off", "on"));
+    }
+    if facts.archive_command.is_none() && facts.archive_library.is_none() {
+        return Err(Error::refused("the server has no archive_command")
+            .hint("Set archive_command = 'pgkeep wal push %p' and reload PostgreSQL; `pgkeep doctor` prints the full line."));
+    }
+    Ok(())
+}
+
+async fn check_privileges(connection: &Connection) -> Result<()> {
+    let missing = privileges(connection).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let labels: Vec<String> = missing.iter().map(|missing| missing.grant.label()).collect();
+    let sql: Vec<&str> = missing.iter().map(|missing| missing.sql.as_str()).collect();
+    Err(Error::refused("the role may not do all that a backup needs")
+        .detail(format!("missing: {}", labels.join(", ")))
+        .hint(format!("As a superuser: {}", sql.join(" "))))
+}
+
+fn open_data_directory(connection: &Connection, facts: &ServerFacts) -> Result<DataDir> {
+    let path = &facts.data_directory;
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if !connection.is_local() || error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::refused(format!("the data directory {} is not on this host", path.display()))
+                .source(error)
+                .hint("Run `pgkeep backup` on the database host."));
+        }
+        Err(error) => return Err(Error::from(error).with_kind(ErrorKind::Refused).during(format!("look at {}", path.display()))),
+    };
+    let me = rustix::process::geteuid().as_raw();
+    if metadata.uid() != me {
+        let owner = crate::owners::Owners::of_this_machine((0, 0)).user(metadata.uid());
+        return Err(Error::refused(format!("the data directory belongs to {owner}, and this is another user"))
+            .detail(format!("{} belongs to user number {}, pgkeep runs as {me}", path.display(), metadata.uid()))
+            .hint(format!("Run it as that user: `sudo -u {owner} pgkeep backup`.")));
+    }
+    let data_dir = DataDir::open(path)?;
+    let on_disk = data_dir.control().system_id;
+    if on_disk != facts.system_identifier {
+        return Err(Error::refused("the data directory belongs to another cluster than the one that answers")
+            .detail(format!("system identifier {on_disk} in {}, {} by SQL", path.display(), facts.system_identifier))
+            .hint("Check `connection`: port and socket directory; `pgkeep config show` prints it."));
+    }
+    Ok(data_dir)
+}
