@@ -315,4 +315,4 @@ impl PhysicalHead {
 
 #[cfg(test)]
 #[path = "head_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -20,6 +20,7 @@ pub mod open;
 pub mod pack;
 pub mod packlist;
 pub mod paths;
+pub mod reader;
 pub mod repofile;
 pub mod reuse;
 pub mod seal;

@@ -159,3 +159,71 @@ impl PackWatermark {
         self.below
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::encode;
+    use crate::head::tests::physical_head;
+    use crate::test_support::Repository;
+
+    fn writer(repository: &Repository) -> PackWriter {
+        let head = physical_head();
+        PackWriter::new(repository.sealer(), head.lineage(), head.id).bytes_target(2000)
+    }
+
+    #[test]
+    fn packs_close_at_their_size_and_every_chunk_opens_at_its_address() {
+        for repository in Repository::both() {
+            let mut writer = writer(&repository);
+            let (mut chunks, mut packs) = (vec![], vec![]);
+            for i in 0..50u8 {
+                let content = blake3::hash(&[i]).as_bytes().repeat(1 + usize::from(i) % 5);
+                let placed = writer
+                    .push(&encode(&content, 1).unwrap(), Digest::of(&content))
+                    .unwrap();
+                packs.extend(placed.closed);
+                chunks.push((placed.chunk, content));
+            }
+            packs.extend(writer.close().unwrap());
+            assert!(writer.close().unwrap().is_none());
+            assert!((2..20).contains(&packs.len()) && packs.len() as u32 == writer.packs_begun());
+            let opener = repository.opener();
+            for (number, pack) in packs.iter().enumerate() {
+                assert_eq!(pack.number as usize, number);
+                let (_, contents) = opener
+                    .open_object(&pack.object.name, &pack.object.to_bytes(), Kind::Pack)
+                    .unwrap();
+                assert!(contents.last().unwrap().is_empty(), "the last frame is empty");
+            }
+            for (chunk, content) in chunks {
+                let object = &packs
+                    .iter()
+                    .find(|pack| pack.object.name == *chunk.pack)
+                    .unwrap()
+                    .object;
+                let at = (12 + object.header_bytes + chunk.offset + 4) as usize;
+                let seal = crate::packlist::PackInfo::of(object).seal();
+                let key = opener.key_for(&seal).unwrap();
+                let sealed = &object.to_bytes()[at..at + chunk.sealed_bytes as usize];
+                assert_eq!(
+                    opener
+                        .open_frame(&key, &chunk.pack, chunk.offset, false, sealed)
+                        .unwrap(),
+                    content
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_watermark_waits_for_the_slowest_upload() {
+        let mut watermark = PackWatermark::default();
+        let below: Vec<_> = [1, 2, 0, 4, 3]
+            .into_iter()
+            .map(|number| watermark.durable(number))
+            .collect();
+        assert_eq!(below, [0, 0, 3, 3, 5]);
+        assert_eq!(watermark.below(), 5);
+    }
+}

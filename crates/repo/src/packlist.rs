@@ -96,8 +96,13 @@ impl PackList {
 
     /// What is known of a pack.
     pub fn get(&self, name: &ObjectName) -> Option<&PackInfo> {
-        let found = self.packs.binary_search_by(|pack| pack.name.cmp(name));
-        found.ok().map(|i| &self.packs[i])
+        self.find(name).map(|(_, pack)| pack)
+    }
+
+    /// What is known of a pack, and its place in the list.
+    pub fn find(&self, name: &ObjectName) -> Option<(usize, &PackInfo)> {
+        let found = self.packs.binary_search_by(|pack| pack.name.cmp(name)).ok()?;
+        Some((found, &self.packs[found]))
     }
 
     /// Live bytes of all packs: the head's `stored_bytes`.
@@ -220,7 +225,7 @@ mod tests {
     #[test]
     fn what_is_referred_to_is_counted_once_per_pack_and_nothing_else_is_listed() {
         let mut builder = PackListBuilder::default();
-        [2, 0, 1, 7].map(|number| builder.know(info(number)));
+        [2, 0, 1, 7].into_iter().for_each(|number| builder.know(info(number)));
         builder.refer(&[(pack(2), 100), (pack(0), 5)], &chunk(7, 0, 300));
         builder.refer(&[(pack(2), 11)], &chunk(7, 500, 300));
         let list = builder.finish().unwrap();

@@ -8,15 +8,20 @@ use std::sync::Arc;
 use pgkeep_base::{Error, Result};
 use pgkeep_store::ObjectName;
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use super::block::{not_json, pack_name};
 use super::entry::{Chunk, Entry};
 use super::entry_json::{ChunkRow, ChunkTable, EntryJson};
 use super::order::check_last;
+use crate::frame::encode;
 use crate::paths::DataPath;
+use crate::seal::{Kind, SealedObject, Sealer};
 
 /// How many blocks one document of a manifest object lists: about 1 MiB.
 const BLOCKS_PER_DOCUMENT: usize = 4096;
+/// The zstd level of manifest objects.
+const LEVEL: i32 = 3;
 
 /// A block and its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,20 @@ impl ManifestIndex {
             serde_json::to_vec(&document).map_err(not_json)
         });
         documents.collect()
+    }
+
+    /// The manifest object, sealed.
+    ///
+    /// # Errors
+    /// As [`ManifestIndex::to_documents`].
+    pub fn to_object(&self, sealer: &Sealer, name: &ObjectName) -> Result<SealedObject> {
+        let documents = self.to_documents()?;
+        let (last, before) = documents.split_last().expect("there is at least one document");
+        let mut builder = sealer.begin(name, Kind::Manifest)?;
+        for document in before {
+            builder.push(&encode(document, LEVEL)?)?;
+        }
+        builder.finish(Map::new(), Some(&encode(last, LEVEL)?))
     }
 
     /// Reads the documents of a manifest object.

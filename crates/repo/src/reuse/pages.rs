@@ -3,6 +3,8 @@
 //! Invariant: the key never leaves the host, so a hash in the cache confirms a guess of a page to nobody else, and
 //! nobody who can write to the database can make two pages of the same hash.
 
+use crate::repofile::NamingKey;
+
 /// Bytes of a page's hash that are kept: a chance of 2^-128 to miss a change.
 pub const PAGE_HASH_BYTES: usize = 16;
 
@@ -15,8 +17,8 @@ pub struct PageHasher([u8; 32]);
 
 impl PageHasher {
     /// A hasher for the repository with this naming key.
-    pub fn new(naming_key: &[u8; 32]) -> PageHasher {
-        PageHasher(blake3::derive_key("pgkeep 1 reuse page hash", naming_key))
+    pub fn new(naming_key: &NamingKey) -> PageHasher {
+        PageHasher(blake3::derive_key("pgkeep 1 reuse page hash", &*naming_key.0))
     }
 
     /// The hash of a page, or of the shorter rest of a file.

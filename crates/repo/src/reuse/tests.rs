@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::manifest::tests::{chunk, pack, path};
 use crate::manifest::{Content, Extent};
 use crate::packlist::{PackInfo, PackList, PackListBuilder};
+use crate::repofile::NamingKey;
 
 fn start() -> ReuseStart {
     ReuseStart {
@@ -265,8 +266,7 @@ fn what_no_reader_would_take_is_not_written() {
 }
 
 /// Whatever this file has become, what is read from it is a beginning of what was written.
-fn gives_only_a_beginning(file: &Path) -> usize {
-    let good = pieces();
+fn gives_only_a_beginning(file: &Path, good: &[Piece]) -> usize {
     let mut most = 0;
     for reader in [ReuseReader::open(file), ReuseReader::open_journal(file)] {
         let Ok(mut reader) = reader else { continue };
@@ -283,20 +283,21 @@ fn every_cut_and_every_flipped_byte_is_noticed() {
     let directory = TempDir::new().unwrap();
     let good = std::fs::read(cache(&directory)).unwrap();
     let bad = directory.path().join("bad");
+    let pieces = pieces();
     // The page hashes of the large piece are most of the file: a few places in there are enough.
     for at in (0..good.len()).filter(|at| at % 997 == 0 || *at < 1500 || *at > good.len() - 800) {
         std::fs::write(&bad, &good[..at]).unwrap();
         assert!(ReuseReader::open(&bad).is_err(), "cut at {at}");
-        gives_only_a_beginning(&bad);
+        gives_only_a_beginning(&bad, &pieces);
         let mut flipped = good.clone();
         flipped[at] ^= 0x10;
         std::fs::write(&bad, &flipped).unwrap();
-        gives_only_a_beginning(&bad);
+        gives_only_a_beginning(&bad, &pieces);
     }
     std::fs::write(&bad, [&good[..good.len() / 2], &vec![0; 5000]].concat()).unwrap();
-    gives_only_a_beginning(&bad);
+    gives_only_a_beginning(&bad, &pieces);
     std::fs::write(&bad, &good).unwrap();
-    assert_eq!(gives_only_a_beginning(&bad), pieces().len());
+    assert_eq!(gives_only_a_beginning(&bad, &pieces), pieces.len());
 }
 
 #[test]
@@ -334,12 +335,15 @@ fn a_file_of_one_gib_is_sixteen_records_of_128_kib() {
 
 #[test]
 fn page_hashes_depend_on_the_key_and_on_every_byte() {
-    let hasher = PageHasher::new(&[1; 32]);
+    let hasher = PageHasher::new(&NamingKey::generate().unwrap());
     let mut pages = vec![7; 3 * 8192 - 1];
     let before = hasher.hash_all(&pages, 8192);
     assert_eq!(before.len(), 3);
     assert!(before[0] == before[1] && before[1] != before[2]);
-    assert_ne!(before, PageHasher::new(&[2; 32]).hash_all(&pages, 8192));
+    assert_ne!(
+        before,
+        PageHasher::new(&NamingKey::generate().unwrap()).hash_all(&pages, 8192)
+    );
     pages[8191] = 8;
     let after = hasher.hash_all(&pages, 8192);
     assert!(before[0] != after[0] && before[1..] == after[1..]);
