@@ -8,12 +8,16 @@
 pub mod backup;
 pub mod catalogue;
 pub mod engine;
+pub mod keys;
+pub mod mark;
 mod owners;
 pub mod path;
+pub mod repository;
 pub mod restore;
 pub mod setup;
 pub mod state;
 pub mod wal;
+pub mod window;
 
 pub use engine::Engine;
 pub use setup::{ClusterConfig, Place, Setup};

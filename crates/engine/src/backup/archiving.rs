@@ -59,7 +59,7 @@ impl Archiving<'_> {
     }
 
     /// Waits for one segment; the patience begins anew for each.
-    async fn wait_for(&self, connection: &Connection, segment: WalSegment) -> Result<()> {
+    pub async fn wait_for(&self, connection: &Connection, segment: WalSegment) -> Result<()> {
         let before = ArchiverFacts::gather(connection).await?.failed_count;
         let deadline = tokio::time::Instant::now() + self.timeout;
         loop {

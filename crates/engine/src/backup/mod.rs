@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use pgkeep_base::{BackupId, ByteSize, ClusterName};
 use pgkeep_repo::lineage::Lineage;
 
+pub(crate) use archiving::Archiving;
 pub use plan::{BackupPlan, plan};
 pub use run::run;
 

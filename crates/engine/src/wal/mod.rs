@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod fetch;
 pub mod lineage;
+pub mod list;
 mod lookup;
 pub mod map;
 pub mod push;

@@ -1,0 +1,247 @@
+//! `window`: the moments to which a cluster can be returned, and the gaps between them.
+//!
+//! Invariant: computed from what the places list now and from signed heads and facts; no identity is needed, and no
+//! job history is asked. That a segment is listed does not prove that it is good: a restore's plan walks it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use pgkeep_base::{ClusterName, Lsn, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+use pgkeep_pg::history::TimelineHistory;
+use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::wal::{WalFacts, read_wal_header};
+
+use crate::catalogue::{self, Backup, Catalogue};
+use crate::engine::Engine;
+use crate::path::archive::HeadTimelines;
+use crate::path::{Archive, route};
+
+/// Segments that are looked at, from the end backwards, for a record that bears a time.
+const TIME_SEARCH_SEGMENTS: u64 = 64;
+
+/// A run of moments on one timeline.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Range {
+    /// Whose.
+    pub lineage: Lineage,
+    /// On which timeline.
+    pub timeline: TimelineId,
+    /// Earliest moment, as a time.
+    pub from: Option<Timestamp>,
+    /// Latest moment, as a time: of the last record that bears one.
+    pub to: Option<Timestamp>,
+    /// Earliest moment: the first backup is consistent, or the timeline begins.
+    pub from_lsn: Lsn,
+    /// Latest moment: end of the last complete record of the gap-free archive.
+    pub to_lsn: Lsn,
+}
+
+/// Segments that are missing although later ones are there.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Gap {
+    /// Whose.
+    pub lineage: Lineage,
+    /// On which timeline.
+    pub timeline: TimelineId,
+    /// First missing segment.
+    pub first_missing: WalSegment,
+    /// Last missing segment.
+    pub last_missing: WalSegment,
+}
+
+/// The window of one cluster in one repository.
+#[derive(Clone, Debug)]
+pub struct ClusterWindow {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The repository, by its configured name.
+    pub repository: String,
+    /// Moments that can be reached.
+    pub ranges: Vec<Range>,
+    /// Holes.
+    pub gaps: Vec<Gap>,
+    /// Segments under whose name different contents were archived.
+    pub doubles: Vec<WalSegment>,
+}
+
+/// The windows of one cluster, or of all, in each place.
+///
+/// # Errors
+/// What listing and reading heads give.
+pub async fn window(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<ClusterWindow>> {
+    let mut windows = Vec::new();
+    for place in engine.places() {
+        let single = engine.only_place(&place.name)?;
+        let catalogue = catalogue::load(&single, cluster).await?;
+        let mut lineages: Vec<Lineage> = catalogue.backups.iter().map(|backup| backup.head().lineage()).collect();
+        lineages.sort();
+        lineages.dedup();
+        let mut of_cluster: BTreeMap<ClusterName, ClusterWindow> = BTreeMap::new();
+        for lineage in lineages {
+            let window = of_cluster.entry(lineage.cluster.clone()).or_insert_with(|| ClusterWindow {
+                cluster: lineage.cluster.clone(),
+                repository: place.name.clone(),
+                ranges: Vec::new(),
+                gaps: Vec::new(),
+                doubles: Vec::new(),
+            });
+            add_lineage(&single, &catalogue, &lineage, window).await?;
+        }
+        windows.extend(of_cluster.into_values());
+    }
+    Ok(windows)
+}
+
+async fn add_lineage(engine: &Engine, catalogue: &Catalogue, lineage: &Lineage, window: &mut ClusterWindow) -> Result<()> {
+    let backups: Vec<&Backup> = catalogue.physical(lineage).collect();
+    let Some(first) = backups.first() else { return Ok(()) };
+    let size = first.head().physical()?.segment_bytes;
+    let archive = Archive::load(engine, lineage, size, 0, head_timelines(&backups)).await?;
+    let mut spans = Spans { engine, archive: &archive, spans: BTreeMap::new() };
+    for backup in &backups {
+        spans.from_backup(backup)?;
+    }
+    for (timeline, list) in std::mem::take(&mut spans.spans) {
+        for span in list {
+            window.ranges.push(spans.range(lineage, timeline, span).await?);
+        }
+    }
+    window.gaps.extend(gaps(&archive));
+    let double = |(timeline, number)| WalSegment { timeline, number, size };
+    window.doubles.extend(archive.doubles().map(double));
+    Ok(())
+}
+
+/// What the heads of a lineage tell of its timelines.
+pub fn head_timelines(backups: &[&Backup]) -> HeadTimelines {
+    let mut known = HeadTimelines::default();
+    for physical in backups.iter().filter_map(|backup| backup.head().physical().ok()) {
+        known.seen.push(physical.timeline);
+        let text = physical.history.as_deref().map(|text| TimelineHistory::parse(physical.timeline, text.as_bytes()));
+        known.histories.extend(text.and_then(Result::ok));
+    }
+    known
+}
+
+/// A run of moments, before its times are known.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Span {
+    from: Lsn,
+    from_time: Option<Timestamp>,
+    /// The last segment of the run.
+    last: WalSegment,
+    /// The run ends here, where a switch point ends it.
+    until: Option<Lsn>,
+}
+
+struct Spans<'a> {
+    engine: &'a Engine,
+    archive: &'a Archive,
+    spans: BTreeMap<TimelineId, Vec<Span>>,
+}
+
+impl Spans<'_> {
+    fn from_backup(&mut self, backup: &Backup) -> Result<()> {
+        let head = backup.head().physical()?;
+        let needed = head.needed_wal();
+        let Some(run) = self.run_from(head.timeline, *needed.start()) else { return Ok(()) };
+        if run.last.number < *needed.end() {
+            return Ok(());
+        }
+        let span = Span { from: head.stop_lsn, from_time: Some(backup.head().finished_at), ..run };
+        self.add(head.timeline, span);
+        self.follow(head.timeline, head.stop_lsn, run.last.end());
+        Ok(())
+    }
+
+    /// Adds what can be reached on timelines forked from `timeline` between two positions.
+    fn follow(&mut self, timeline: TimelineId, from: Lsn, to: Lsn) {
+        let archive = self.archive;
+        for (child, fork) in archive.tree.children(timeline).filter(|(_, fork)| from <= *fork && *fork <= to) {
+            let own = child.timeline();
+            let Some(run) = self.run_from(own, archive.segment_size.number_of(fork)) else { continue };
+            self.add(own, Span { from: fork, from_time: None, ..run });
+            self.follow(own, fork, run.last.end());
+        }
+    }
+
+    /// The unbroken run of segments on the way to `timeline`, from a segment number on.
+    fn run_from(&self, timeline: TimelineId, first: u64) -> Option<Span> {
+        let history = self.archive.tree.history(timeline)?;
+        let mut found: Option<Span> = None;
+        let mut number = first;
+        loop {
+            let choices = route::choices(&self.archive.tree, history, number, self.archive.segment_size);
+            let there = |choice: &&route::Choice| {
+                !self.archive.contents(choice.segment.timeline, choice.segment.number).is_empty()
+            };
+            let Some(choice) = choices.iter().find(there) else { return found };
+            found = Some(Span { from: Lsn::INVALID, from_time: None, last: choice.segment, until: choice.until });
+            if choice.until.is_some() {
+                return found;
+            }
+            number += 1;
+        }
+    }
+
+    /// Adds a span; spans of one timeline that end in the same segment are one.
+    fn add(&mut self, timeline: TimelineId, span: Span) {
+        let list = self.spans.entry(timeline).or_default();
+        match list.iter_mut().find(|known| known.last == span.last) {
+            Some(known) if span.from < known.from => *known = span,
+            Some(_) => {}
+            None => list.push(span),
+        }
+    }
+
+    async fn range(&self, lineage: &Lineage, timeline: TimelineId, span: Span) -> Result<Range> {
+        let last = self.facts(span.last).await?;
+        let end = last.as_ref().and_then(|facts| facts.segment.last_record_end);
+        let to_lsn = span.until.or(end).unwrap_or(span.last.start());
+        let to = self.last_time(span.last, span.from).await?;
+        let from = span.from_time.or_else(|| last.and_then(|facts| facts.segment.min_time).filter(|_| span.from >= span.last.start()));
+        Ok(Range { lineage: lineage.clone(), timeline, from, to: to.or(from), from_lsn: span.from, to_lsn })
+    }
+
+    /// The latest time that a record of the last segments bears.
+    async fn last_time(&self, last: WalSegment, from: Lsn) -> Result<Option<Timestamp>> {
+        let first = last.size.number_of(from).max(last.number.saturating_sub(TIME_SEARCH_SEGMENTS));
+        for number in (first..=last.number).rev() {
+            let known = self.facts(WalSegment { number, ..last }).await?;
+            if let Some(time) = known.and_then(|facts| facts.segment.last_known_time) {
+                return Ok(Some(time));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Facts of a segment, where it is there under its own timeline and readable.
+    async fn facts(&self, segment: WalSegment) -> Result<Option<WalFacts>> {
+        let Some(content) = self.archive.contents(segment.timeline, segment.number).first() else { return Ok(None) };
+        let name = self.archive.object_name(&WalFile::Segment(segment.name()), &content.hash)?;
+        let read = read_wal_header(&self.engine.stores(), self.engine.opener(), &name, Some(content.bytes)).await;
+        Ok(read.ok().and_then(|header| header.facts))
+    }
+}
+
+/// Holes in the numbers of each timeline.
+pub fn gaps(archive: &Archive) -> Vec<Gap> {
+    let size: SegmentSize = archive.segment_size;
+    let mut found = Vec::new();
+    for timeline in archive.timelines() {
+        let mut previous: Option<u64> = None;
+        for number in archive.numbers(timeline) {
+            if let Some(before) = previous.filter(|before| before + 1 < number) {
+                let segment = |number| WalSegment { timeline, number, size };
+                found.push(Gap {
+                    lineage: archive.lineage.clone(),
+                    timeline,
+                    first_missing: segment(before + 1),
+                    last_missing: segment(number - 1),
+                });
+            }
+            previous = Some(number);
+        }
+    }
+    found
+}
