@@ -1,0 +1,25 @@
+//! `pgkeep keys`: identities, recipients and signers.
+
+pub mod list;
+pub mod new;
+
+use clap::Subcommand;
+use pgkeep_base::Result;
+
+use crate::context::Context;
+use crate::exit::Outcome;
+
+/// Make and check keys: identities that decrypt, recipients, signers
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    New(new::Arguments),
+    List(list::Arguments),
+}
+
+/// Runs one of them.
+pub fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::New(arguments) => new::run(&arguments, context),
+        Command::List(arguments) => list::run(&arguments, context),
+    }
+}

@@ -1,0 +1,25 @@
+//! `pgkeep wal`: what PostgreSQL calls to archive WAL and to get it back.
+
+pub mod fetch;
+pub mod push;
+
+use clap::Subcommand;
+use pgkeep_base::Result;
+
+use crate::context::Context;
+use crate::exit::Outcome;
+
+/// Archive WAL and give it back (called by PostgreSQL)
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Push(push::Arguments),
+    Fetch(fetch::Arguments),
+}
+
+/// Runs one of them.
+pub fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Push(arguments) => push::run(&arguments, context),
+        Command::Fetch(arguments) => fetch::run(&arguments, context),
+    }
+}
