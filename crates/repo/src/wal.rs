@@ -5,6 +5,7 @@
 //! Sealing is in `wal/seal.rs`, reading in `wal/read.rs`, what two objects of one file name are to each other in
 //! `wal/compare.rs`; facts themselves are gathered by the room `pg`.
 
+mod chain;
 mod compare;
 mod digest;
 mod name;
@@ -14,6 +15,7 @@ mod seal;
 use pgkeep_base::SegmentFacts;
 use serde::{Deserialize, Serialize};
 
+pub use chain::{Link, link};
 pub use compare::{Longer, Relation, compare, compare_contents};
 pub use digest::{WalDigest, WalNaming, WalSource};
 pub use name::{WalObjectName, object_name, parse_object_name, part_name};
