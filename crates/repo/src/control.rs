@@ -225,3 +225,7 @@ fn apply(change: SignerChange, trust: &mut Trust) {
         SignerChange::Remove { remove, from } => trust.withdraw(&remove, from),
     }
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -117,3 +117,76 @@ pub async fn leases(store: &dyn Store, lineage: &Lineage) -> Result<Vec<LeaseNam
     found.dedup();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Place, Repository, name, run};
+
+    fn lineage() -> Lineage {
+        Lineage {
+            cluster: "shop".parse().unwrap(),
+            system_identifier: pgkeep_base::SystemId(7),
+        }
+    }
+
+    #[test]
+    fn a_lease_covers_its_backup_for_48_hours_and_says_so_in_its_name() {
+        let repository = Repository::new(false);
+        let id: BackupId = "20261120T101512Z-0123456789".parse().unwrap();
+        let (lease, payload) = seal_lease(&repository.sealer(), &lineage(), &id, "db1").unwrap();
+        let object = lease.object_name();
+        assert_eq!(
+            object.as_str(),
+            "leases/shop/7/20261120T101512Z-0123456789-20261122T101512Z"
+        );
+        assert_eq!(lease.pack_directory(), "packs/shop/7/20261120T101512Z-0123456789");
+        let place = Place::new();
+        run(place.put(&object, payload.clone()));
+        run(place.put(&name("leases/shop/7/odd"), "x"));
+        assert_eq!(
+            run(leases(place.as_ref(), &lineage())).unwrap(),
+            std::slice::from_ref(&lease)
+        );
+        let read = open_lease(&repository.opener(), &lease, &payload.parts().concat()).unwrap();
+        assert_eq!(
+            (read.id, read.host.as_str(), read.started_at),
+            (id.clone(), "db1", id.time())
+        );
+    }
+
+    #[test]
+    fn a_lease_under_a_later_name_covers_nothing() {
+        let repository = Repository::new(false);
+        let id = BackupId::new("2026-11-20T10:15:12Z".parse().unwrap());
+        let (lease, payload) = seal_lease(&repository.sealer(), &lineage(), &id, "db1").unwrap();
+        let longer = LeaseName {
+            expires_at: "2027-11-20T10:15:12Z".parse().unwrap(),
+            ..lease
+        };
+        assert!(open_lease(&repository.opener(), &longer, &payload.parts().concat()).is_err());
+        // Nor does one that its own writer signed under that name.
+        let payload = repository.sealer().sign(
+            &longer.object_name(),
+            &Lease {
+                id: id.clone(),
+                host: "db1".to_owned(),
+                started_at: id.time(),
+            },
+        );
+        assert!(open_lease(&repository.opener(), &longer, &payload.unwrap()).is_err());
+    }
+
+    #[test]
+    fn only_names_of_leases_parse() {
+        for odd in [
+            "leases/shop/7/20261120T101512Z-0123456789",
+            "leases/shop/07/20261120T101512Z-0123456789-20261122T101512Z",
+            "leases/shop/7/20261120T101512Z-0123456789-20261322T101512Z",
+            "leases/shop/7/x/20261120T101512Z-0123456789-20261122T101512Z",
+            "control/genesis",
+        ] {
+            assert_eq!(LeaseName::parse(&name(odd)), None, "{odd}");
+        }
+    }
+}
