@@ -16,6 +16,7 @@ pub mod repository;
 pub mod restore;
 pub mod setup;
 pub mod state;
+pub mod status;
 pub mod wal;
 pub mod window;
 

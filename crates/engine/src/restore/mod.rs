@@ -4,6 +4,7 @@
 //! the target directory and the mapped tablespaces; `pg_control` is written last. `select` chooses the backup,
 //! `resolve` the stop, `plan` is the value that is shown and then run.
 
+pub mod left_behind;
 pub mod recovery;
 pub mod request;
 pub mod resolve;

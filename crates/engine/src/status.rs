@@ -1,0 +1,279 @@
+//! `status`: am I safe, to which moments can I return, is it proven.
+//!
+//! Invariant (P5): computed from what storage can restore now, never from job history. What can't be known is
+//! `unknown`, which is not green; what was never proven is `warn`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Lsn, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+use pgkeep_pg::connect::Connection;
+use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
+use pgkeep_repo::lineage::Lineage;
+
+use crate::catalogue::{self, Backup, Catalogue};
+use crate::engine::Engine;
+use crate::setup::ClusterConfig;
+use crate::window::{ClusterWindow, Range, window};
+
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The verdict on a cluster, from good to bad.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Restorable and proven.
+    Ok,
+    /// Restorable, with something to look at.
+    Warn,
+    /// Nobody can tell from here.
+    Unknown,
+    /// Something that was promised can't be restored.
+    Fail,
+}
+
+/// One reason for a verdict.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Reason {
+    /// Stable name, such as `wal-gap`.
+    pub code: &'static str,
+    /// What it makes of the verdict.
+    pub severity: Health,
+    /// What is the case.
+    pub message: String,
+    /// The next command.
+    pub hint: String,
+}
+
+/// The newest backup.
+#[derive(Clone, Debug)]
+pub struct LastBackup {
+    /// Its id.
+    pub id: BackupId,
+    /// When it finished.
+    pub finished_at: Timestamp,
+}
+
+/// The newest archived segment.
+#[derive(Clone, Debug)]
+pub struct LastWal {
+    /// The segment.
+    pub segment: WalSegment,
+    /// When this host pushed it, where it did.
+    pub archived_at: Option<Timestamp>,
+    /// End of its last complete record.
+    pub lsn: Option<Lsn>,
+}
+
+/// The status of one cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The verdict: the worst reason.
+    pub health: Health,
+    /// Why.
+    pub reasons: Vec<Reason>,
+    /// The newest backup.
+    pub last_backup: Option<LastBackup>,
+    /// The newest archived segment.
+    pub last_wal: Option<LastWal>,
+    /// Seconds since the newest moment that can be restored.
+    pub rpo_seconds: Option<i64>,
+    /// From the earliest to the latest moment of the newest timeline's range.
+    pub window: Option<(Option<Timestamp>, Option<Timestamp>)>,
+}
+
+/// The status of every configured cluster.
+///
+/// # Errors
+/// `Invalid` setups only: a place that doesn't answer makes a cluster `unknown`, not an error.
+pub async fn status(engine: &Engine) -> Result<Vec<ClusterStatus>> {
+    let mut all = Vec::new();
+    for cluster in &engine.setup().clusters {
+        all.push(of_cluster(engine, cluster).await);
+    }
+    Ok(all)
+}
+
+struct Building {
+    status: ClusterStatus,
+}
+
+impl Building {
+    fn reason(&mut self, severity: Health, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+        self.status.health = self.status.health.max(severity);
+        self.status.reasons.push(Reason { code, severity, message: message.into(), hint: hint.into() });
+    }
+}
+
+async fn of_cluster(engine: &Engine, config: &ClusterConfig) -> ClusterStatus {
+    let status = ClusterStatus {
+        cluster: config.name.clone(),
+        health: Health::Ok,
+        reasons: Vec::new(),
+        last_backup: None,
+        last_wal: None,
+        rpo_seconds: None,
+        window: None,
+    };
+    let mut building = Building { status };
+    match look(engine, &config.name).await {
+        Ok((catalogue, windows)) => judge_storage(engine, &mut building, &catalogue, &windows),
+        Err(error) => judge_unreadable(engine, &mut building, &error),
+    }
+    judge_server(engine, config, &mut building).await;
+    building.status
+}
+
+async fn look(engine: &Engine, cluster: &ClusterName) -> Result<(Catalogue, Vec<ClusterWindow>)> {
+    let catalogue = catalogue::load(engine, Some(cluster)).await?;
+    let windows = window(engine, Some(cluster)).await?;
+    Ok((catalogue, windows))
+}
+
+fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue, windows: &[ClusterWindow]) {
+    for bad in &catalogue.bad {
+        let why = bad.error.detail_text().unwrap_or_else(|| bad.error.to_string());
+        building.reason(Health::Fail, "bad-backup", format!("backup {} can't be used: {why}", bad.id), "`pgkeep list` shows the others.");
+    }
+    let physical = catalogue.backups.iter().filter(|backup| backup.head().physical().is_ok());
+    let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at) else {
+        building.reason(Health::Fail, "no-backup", "there is no backup", "Take one with `pgkeep backup`.");
+        return;
+    };
+    let head = newest.head();
+    building.status.last_backup = Some(LastBackup { id: head.id.clone(), finished_at: head.finished_at });
+    judge_places(engine, building, newest);
+    judge_windows(engine, building, newest, windows);
+    building.reason(
+        Health::Warn,
+        "never-proven",
+        "no restore of this cluster was ever proven",
+        "Restore it and look: `pgkeep restore --into DIR --start --check`.",
+    );
+}
+
+fn judge_places(engine: &Engine, building: &mut Building, newest: &Backup) {
+    for place in engine.places().iter().filter(|place| !newest.places.contains(&place.name)) {
+        let severity = if place.required { Health::Fail } else { Health::Warn };
+        let message = format!("repository \"{}\" lacks the newest backup {}", place.name, newest.head().id);
+        building.reason(severity, "place-behind", message, "`pgkeep backup --full` stores everything there.");
+    }
+    if newest.head().physical().is_ok_and(|physical| physical.bad_pages > 0) {
+        let message = format!("the newest backup has pages that failed their checksum: `pgkeep show {}`", newest.head().id);
+        building.reason(Health::Warn, "bad-pages", message, "Look at the disk, and compare with an older backup.");
+    }
+}
+
+fn judge_windows(engine: &Engine, building: &mut Building, newest: &Backup, windows: &[ClusterWindow]) {
+    let lineage = newest.head().lineage();
+    let Ok(physical) = newest.head().physical() else { return };
+    let required = |window: &&ClusterWindow| {
+        engine.places().iter().any(|place| place.required && place.name == window.repository)
+    };
+    for window in windows.iter().filter(required) {
+        judge_window(building, window, &lineage, physical.stop_lsn);
+    }
+    let newest_range = windows.iter().filter(required).filter_map(|window| newest_range(window, &lineage)).next();
+    let Some(range) = newest_range else { return };
+    building.status.window = Some((range.from, range.to));
+    building.status.rpo_seconds = range.to.map(|to| engine.now().duration_since(to).as_secs().max(0));
+    building.status.last_wal = last_wal(engine, range, physical.segment_bytes);
+}
+
+fn judge_window(building: &mut Building, window: &ClusterWindow, lineage: &Lineage, newest_stop: Lsn) {
+    let covers = |range: &&Range| range.lineage == *lineage && range.from_lsn <= newest_stop && newest_stop <= range.to_lsn;
+    let repository = &window.repository;
+    if !window.ranges.iter().any(|range| covers(&range)) {
+        let message = format!("WAL that the newest backup needs is missing from repository \"{repository}\"");
+        building.reason(Health::Fail, "backup-wal-missing", message, "`pgkeep wal list --gaps` names the segments; take a backup now.");
+    }
+    for gap in window.gaps.iter().filter(|gap| gap.lineage == *lineage) {
+        let behind = gap.first_missing.start() < newest_stop;
+        let severity = if behind { Health::Warn } else { Health::Fail };
+        let message = format!(
+            "WAL segments {} to {} are missing from repository \"{repository}\"",
+            gap.first_missing, gap.last_missing
+        );
+        building.reason(severity, "wal-gap", message, "Moments in the gap can't be restored; a new `pgkeep backup` begins a new range.");
+    }
+    for segment in &window.doubles {
+        let message = format!("two different segments were archived as {segment} in repository \"{repository}\"");
+        building.reason(Health::Fail, "wal-conflict", message, "Two servers may archive as one cluster: `pgkeep doctor` on both hosts.");
+    }
+}
+
+fn newest_range<'a>(window: &'a ClusterWindow, lineage: &Lineage) -> Option<&'a Range> {
+    window.ranges.iter().filter(|range| range.lineage == *lineage).max_by_key(|range| (range.timeline, range.to_lsn))
+}
+
+fn last_wal(engine: &Engine, range: &Range, size: SegmentSize) -> Option<LastWal> {
+    let segment = WalSegment { timeline: range.timeline, number: size.number_before(range.to_lsn), size };
+    let pushed = engine.state().ok()?.pushed(&range.lineage, &WalFile::Segment(segment.name()).to_string()).ok();
+    let archived_at = pushed.and_then(|pushed| pushed.last().map(|pushed| pushed.pushed_at));
+    Some(LastWal { segment, archived_at, lsn: Some(range.to_lsn) })
+}
+
+/// A writer that may not look knows only what it did itself.
+fn judge_unreadable(engine: &Engine, building: &mut Building, error: &Error) {
+    let cluster = building.status.cluster.clone();
+    let why = error.detail_text().map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
+    if error.kind() != ErrorKind::Denied {
+        let hint = error.hint_text().unwrap_or("`pgkeep doctor` tells more.").to_owned();
+        return building.reason(Health::Unknown, "storage-unreadable", why, hint);
+    }
+    let known = engine.state().ok().and_then(|state| written(&state, &cluster).ok().flatten());
+    let message = match known {
+        Some((wal, backup)) => {
+            building.status.last_backup = backup;
+            let up_to = wal.lsn.map_or_else(|| wal.segment.to_string(), |lsn| lsn.to_string());
+            building.status.last_wal = Some(wal);
+            format!("written up to LSN {up_to}; these credentials may not read, ask the keeper")
+        }
+        None => format!("nothing is known of what was written, and these credentials may not read ({why})"),
+    };
+    building.reason(Health::Unknown, "write-only", message, "Run `pgkeep status` with credentials that may list and read.");
+}
+
+type Written = (LastWal, Option<LastBackup>);
+
+fn written(state: &crate::state::State, cluster: &ClusterName) -> Result<Option<Written>> {
+    let Some(system_identifier) = state.lineages(cluster)?.pop() else { return Ok(None) };
+    let lineage = Lineage { cluster: cluster.clone(), system_identifier };
+    let Some(timeline) = state.newest_pushed_timeline(&lineage)? else { return Ok(None) };
+    let Some(pushed) = state.last_pushed_segment(&lineage, timeline)? else { return Ok(None) };
+    let size = pushed.facts.as_ref().and_then(|facts| SegmentSize::new(facts.segment.segment_bytes).ok());
+    let Some(segment) = WalSegment::parse(&pushed.file, size.unwrap_or(SegmentSize::DEFAULT)) else { return Ok(None) };
+    let lsn = pushed.facts.and_then(|facts| facts.segment.last_record_end);
+    let backup = state.last_head(&lineage)?.map(|head| LastBackup { id: head.id, finished_at: head.finished_at });
+    Ok(Some((LastWal { segment, archived_at: Some(pushed.pushed_at), lsn }, backup)))
+}
+
+/// What the server says of its archiving; a server that doesn't answer says nothing about what can be restored.
+async fn judge_server(engine: &Engine, config: &ClusterConfig, building: &mut Building) {
+    let environment = std::sync::Arc::clone(&engine.setup().environment);
+    let asking = async {
+        let connection = Connection::open(&config.connection, &*environment).await?;
+        Ok::<_, Error>((ServerFacts::gather(&connection).await?, ArchiverFacts::gather(&connection).await?))
+    };
+    let Ok(Ok((facts, archiver))) = tokio::time::timeout(CONNECT_PATIENCE, asking).await else { return };
+    if facts.archive_mode == "off" && !facts.in_recovery {
+        let message = "the running server does not archive (archive_mode = off)".to_owned();
+        building.reason(Health::Fail, "archiving-off", message, "A restored cluster becomes a protected one with `pgkeep adopt`.");
+    } else if archiver.is_failing() {
+        let file = archiver.last_failed.as_ref().map_or_else(String::new, |failed| format!(" on {}", failed.file));
+        building.reason(Health::Fail, "archiver-failing", format!("PostgreSQL's archiver fails{file}"), "`pgkeep doctor` tells why.");
+    }
+    if let Some(wal) = &building.status.last_wal
+        && facts.timeline > wal.segment.timeline
+        && facts.archive_mode != "off"
+    {
+        let message = timeline_message(facts.timeline, wal.segment.timeline);
+        building.reason(Health::Warn, "timeline-new", message, "Wait for its first segment, or `pgkeep mark NAME`; then `pgkeep backup`.");
+    }
+}
+
+fn timeline_message(server: TimelineId, archived: TimelineId) -> String {
+    format!("the server is on timeline {server}, the archive ends on timeline {archived}")
+}
