@@ -12,8 +12,8 @@ pub mod index;
 pub mod order;
 
 pub use block::{Block, BlockBuilder, parse_block};
-pub use entry_json::Mode;
 pub use entry::{Chunk, Content, Entry, EntryKind, Extent, FileSpan, Source};
+pub use entry_json::Mode;
 pub use index::{BlockRef, ManifestIndex};
 pub use order::OrderCheck;
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use pgkeep_base::limits::HEADER_BYTES_MAX;
 use pgkeep_base::{Error, Result};
 use pgkeep_store::ObjectName;
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,7 @@ impl PackInfo {
     fn broken_rule(&self) -> Option<&'static str> {
         if Lineage::of_pack(&self.name).is_err() {
             Some("a name that is not a pack's")
-        } else if self.bytes > i64::MAX as u64 || self.header_bytes > self.bytes {
+        } else if self.bytes > i64::MAX as u64 || self.header_bytes > self.bytes.min(HEADER_BYTES_MAX as u64) {
             Some("a length that no pack can have")
         } else {
             None
@@ -267,7 +268,7 @@ mod tests {
         assert_eq!(PackList::from_frames::<&[u8]>(&[b""]).unwrap(), PackList::default());
         let misnamed = a.replace("packs/", "wal/");
         let huge = a.replace("33554432", "18446744073709551615");
-        let headless = a.replace(":812", ":33554433");
+        let headless = a.replace(":812", ":1048577");
         for bad in [
             b.clone() + &a,
             a.clone() + &a,

@@ -33,13 +33,16 @@ fn content(seed: u64, bytes: usize) -> Vec<u8> {
     pages.take(bytes).collect()
 }
 
+/// Objects in the order in which they are to be created.
+type Objects = Vec<(ObjectName, Payload)>;
+
 /// A backup in the making, as the engine will write it, on one thread.
 struct Writer {
     packs: PackWriter,
     list: PackListBuilder,
     blocks: BlockBuilder,
     index: ManifestIndex,
-    objects: Vec<(ObjectName, Payload)>,
+    objects: Objects,
 }
 
 impl Writer {
@@ -93,7 +96,7 @@ impl Writer {
     }
 
     /// Everything that is to be created, in order.
-    fn finish(mut self, sealer: &Sealer) -> Vec<(ObjectName, Payload)> {
+    fn finish(mut self, sealer: &Sealer) -> Objects {
         if let Some(block) = std::mem::take(&mut self.blocks).finish(&last()).unwrap() {
             self.block(block);
         }
@@ -101,7 +104,7 @@ impl Writer {
     }
 
     /// The same without the builder's last block.
-    fn finish_as_is(mut self, sealer: &Sealer) -> Vec<(ObjectName, Payload)> {
+    fn finish_as_is(mut self, sealer: &Sealer) -> Objects {
         let pack = self.packs.close().unwrap();
         self.closed(pack);
         let mut head = physical_head();
@@ -127,7 +130,7 @@ impl Writer {
 }
 
 /// A backup of a few files in small packs, and what is in it.
-fn small_backup(repository: &Repository) -> (Vec<(ObjectName, Payload)>, BTreeMap<&'static str, Vec<u8>>) {
+fn small_backup(repository: &Repository) -> (Objects, BTreeMap<&'static str, Vec<u8>>) {
     let files = BTreeMap::from([
         ("base/5/1", content(1, 3 << 20)),
         ("base/5/2", content(2, 8192)),

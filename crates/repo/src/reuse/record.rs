@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pages::{PAGE_HASH_BYTES, PageHash};
 use crate::digest::Digest;
-use crate::manifest::{Chunk, Content, Extent, Source};
+use crate::manifest::{Block, Chunk, Content, Extent, Source};
 use crate::paths::DataPath;
 
 /// A file is remembered in pieces of this length, so that a record stays small.
@@ -203,6 +203,17 @@ impl Piece {
 }
 
 impl BlockRecord {
+    /// Of a block that was stored in `chunk`.
+    pub fn of(block: &Block, chunk: Arc<Chunk>) -> BlockRecord {
+        BlockRecord {
+            first: block.first.clone(),
+            last: block.last.clone(),
+            entries: block.entries,
+            chunk,
+            live: block.live.clone(),
+        }
+    }
+
     /// The packs that it refers to, and the one that it lies in.
     pub(super) fn packs(&self) -> impl Iterator<Item = &Arc<ObjectName>> {
         self.live.iter().map(|(pack, _)| pack).chain([&self.chunk.pack])

@@ -121,7 +121,8 @@ impl ReuseWriter {
     /// `Io`; `Internal` for a record whose pack is not known. The writer can't be used any more then.
     pub fn release(&mut self, packs_below: u32) -> Result<()> {
         let mut any = false;
-        while let Some(next) = self.waiting.pop_front_if(|next| next.packs_below <= packs_below) {
+        while self.waiting.front().is_some_and(|next| next.packs_below <= packs_below) {
+            let next = self.waiting.pop_front().expect("it was there a moment ago");
             any = true;
             self.write(next.what)
                 .during(|| format!("write the journal {}", self.path.display()))?;
