@@ -5,6 +5,7 @@
 //! nothing, can be printed and serialised) and then `run(plan)`; only the streaming ones (`wal push`, `wal fetch`)
 //! skip the plan.
 
+pub mod adopt;
 pub mod backup;
 pub mod catalogue;
 pub mod engine;

@@ -10,5 +10,5 @@ pub mod request;
 pub mod resolve;
 pub mod unreachable;
 
-pub use recovery::RecoveryPlan;
+pub use recovery::{OWN_DIRECTORY, RecoveryPlan};
 pub use request::{Archiving, RestoreRequest};
