@@ -227,5 +227,4 @@ fn apply(change: SignerChange, trust: &mut Trust) {
 }
 
 #[cfg(test)]
-#[path = "control_tests.rs"]
 mod tests;

@@ -215,5 +215,4 @@ fn alternates_worth_trying(error: &Error) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "fetch_tests.rs"]
 mod tests;

@@ -379,5 +379,4 @@ fn damaged(name: &ObjectName, why: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-#[path = "open_tests.rs"]
 mod tests;

@@ -2,11 +2,12 @@
 //!
 //! Invariant: a frame's nonce is its offset, and every object has a random key of its own, so that no (key, nonce) pair
 //! occurs twice; what is sealed binds repository, logical name and offset. A sealer holds public keys only and can't
-//! open what it has made. Reading is in `open`; what goes into frames is in `frame`.
+//! open what it has made. Keys and nonces are in `seal/cipher.rs`; reading is in `open`; what goes into frames in `frame`.
+
+mod cipher;
 
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use bytes::Bytes;
 use pgkeep_base::limits::{HEADER_BYTES_MAX, PACK_BYTES_TARGET};
 use pgkeep_base::{Clock, Error, RepositoryId, Result};
@@ -17,13 +18,14 @@ use zeroize::Zeroizing;
 
 use crate::frame::Encoded;
 use crate::keys::{Recipient, wrap_key};
-use crate::names;
 use crate::sign::{FORMAT, Fingerprint, SigningKey, fill_random, sign_document};
+
+pub use cipher::ObjectKey;
+pub(crate) use cipher::{Binding, TAG_BYTES, nonce};
 
 pub(crate) const MAGIC: &[u8; 8] = b"PGKEEP1\n";
 /// Bytes before the header: the magic and the header's length.
 pub(crate) const PREAMBLE_BYTES: usize = 12;
-pub(crate) const TAG_BYTES: usize = 16;
 /// Bit 31 of a length word: this frame is the last.
 pub(crate) const LAST: u32 = 1 << 31;
 /// The smallest sealed frame: the prefix of its plaintext, and the tag.
@@ -90,99 +92,6 @@ pub enum Seal {
 pub(crate) struct Body {
     pub bytes: u64,
     pub blake3: String,
-}
-
-/// The key of one object. Opens and seals frames at their offset in it.
-#[derive(Clone)]
-pub struct ObjectKey(KeyKind);
-
-#[derive(Clone)]
-enum KeyKind {
-    Aes(Arc<LessSafeKey>),
-    Unsealed,
-}
-
-impl ObjectKey {
-    pub(crate) fn aes(key: &[u8; 32]) -> ObjectKey {
-        let unbound = UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key");
-        ObjectKey(KeyKind::Aes(Arc::new(LessSafeKey::new(unbound))))
-    }
-
-    pub(crate) fn unsealed() -> ObjectKey {
-        ObjectKey(KeyKind::Unsealed)
-    }
-
-    /// Seals what `buffer` holds from `start` on, in place, and appends the tag.
-    fn seal(&self, buffer: &mut Vec<u8>, start: usize, nonce: [u8; 12], binding: &Binding) -> Result<()> {
-        let tag: [u8; TAG_BYTES] = match &self.0 {
-            KeyKind::Unsealed => binding.checksum(nonce, &buffer[start..]),
-            KeyKind::Aes(key) => {
-                let tag = key
-                    .seal_in_place_separate_tag(
-                        Nonce::assume_unique_for_key(nonce),
-                        Aad::from(&binding.aad),
-                        &mut buffer[start..],
-                    )
-                    .map_err(|_| Error::internal("could not seal a frame"))?;
-                tag.as_ref().try_into().expect("AES-GCM tags have 16 bytes")
-            }
-        };
-        buffer.extend_from_slice(&tag);
-        Ok(())
-    }
-
-    /// Opens sealed bytes in place; `None` where they are not what was sealed there.
-    pub(crate) fn open<'a>(&self, sealed: &'a mut [u8], nonce: [u8; 12], binding: &Binding) -> Option<&'a [u8]> {
-        match &self.0 {
-            KeyKind::Unsealed => {
-                let (plaintext, tag) = sealed.split_last_chunk::<TAG_BYTES>()?;
-                (binding.checksum(nonce, plaintext) == *tag).then_some(plaintext)
-            }
-            KeyKind::Aes(key) => key
-                .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(&binding.aad), sealed)
-                .ok()
-                .map(|plaintext| &*plaintext),
-        }
-    }
-}
-
-impl std::fmt::Debug for ObjectKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
-            KeyKind::Aes(_) => "ObjectKey(AES-256-GCM)",
-            KeyKind::Unsealed => "ObjectKey(none)",
-        })
-    }
-}
-
-/// What every frame of an object is bound to.
-#[derive(Clone)]
-pub(crate) struct Binding {
-    aad: Vec<u8>,
-    checksum_key: [u8; 32],
-}
-
-impl Binding {
-    pub fn new(repository: RepositoryId, name: &ObjectName) -> Binding {
-        let logical = names::logical(name);
-        let aad = [b"pgkeep-1\0", &repository.to_bytes()[..], logical.as_str().as_bytes()].concat();
-        let checksum_key = blake3::derive_key("pgkeep 1 unsealed frame", &aad);
-        Binding { aad, checksum_key }
-    }
-
-    fn checksum(&self, nonce: [u8; 12], plaintext: &[u8]) -> [u8; TAG_BYTES] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.checksum_key);
-        let hash = hasher.update(&nonce).update(plaintext).finalize();
-        *hash.as_bytes().first_chunk().expect("16 of 32 bytes")
-    }
-}
-
-/// The nonce of the frame whose length word is at `offset` in the body.
-pub(crate) fn nonce(offset: u64, last: bool) -> [u8; 12] {
-    let mut nonce = [0; 12];
-    nonce[..8].copy_from_slice(&offset.to_le_bytes());
-    nonce[8] = u8::from(last);
-    nonce
 }
 
 /// Seals and signs what one host writes to one repository. Cloning is cheap.
