@@ -32,7 +32,8 @@ pub struct StoreConfig {
     pub path_style: Option<bool>,
     /// S3: allows an endpoint without TLS. Default: false.
     pub allow_http: bool,
-    /// S3: PEM file with the only certificate authorities to trust for the endpoint. Default: those of the system.
+    /// S3: PEM file with the only certificate authorities to trust, or with the server's own certificate if that is
+    /// self-signed. Default: the authorities of the system.
     pub ca_certificate_file: Option<PathBuf>,
     /// S3: profile in the shared credentials and configuration files. Default: keys from the environment, else
     /// `AWS_PROFILE`, else `default`.
@@ -204,4 +205,86 @@ fn split_url(url: &str) -> Result<(&str, &str)> {
 fn not_a_store(url: &str) -> Error {
     Error::invalid(format!("\"{url}\" is not the URL of a store"))
         .hint("Write `file:///absolute/directory` or `s3://bucket/prefix`; see `pgkeep config show`.")
+}
+
+#[cfg(test)]
+mod tests {
+    use pgkeep_base::ErrorKind;
+
+    use super::*;
+
+    fn refusal(config: &StoreConfig) -> Error {
+        open(config, &|_| None).expect_err("this must be refused")
+    }
+
+    #[test]
+    fn only_urls_of_stores_are_opened() {
+        for (url, kind) in [
+            ("", ErrorKind::Invalid),
+            ("/srv/backups", ErrorKind::Invalid),
+            ("file:/srv/backups", ErrorKind::Invalid),
+            ("file://srv/backups", ErrorKind::Invalid),
+            ("file:///srv/../etc", ErrorKind::Invalid),
+            ("file:///srv/100%", ErrorKind::Invalid),
+            ("s3://bucket?region=x", ErrorKind::Invalid),
+            ("ftp://host/x", ErrorKind::Invalid),
+            ("gs://bucket", ErrorKind::Unsupported),
+            ("az://container", ErrorKind::Unsupported),
+        ] {
+            assert_eq!(refusal(&StoreConfig::at(url)).kind(), kind, "{url}");
+        }
+        assert_eq!(
+            open(&StoreConfig::at("file:///srv/my%20backups"), &|_| None)
+                .unwrap()
+                .url(),
+            "file:///srv/my%20backups"
+        );
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_repeated() {
+        for url in [
+            "s3://key:hush@bucket",
+            "https://key:hush@host",
+            "file://user:hush@host/x",
+        ] {
+            let error = refusal(&StoreConfig::at(url));
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_mean_nothing_are_refused() {
+        let config = StoreConfig {
+            region: Some("eu".into()),
+            ..StoreConfig::at("file:///srv")
+        };
+        assert!(refusal(&config).message().contains("`region`"));
+        assert!(toml::from_str::<StoreConfig>("url = \"file:///srv\"\nregoin = \"eu\"").is_err());
+        let config: StoreConfig = toml::from_str("url = \"file:///srv\"\nrequests = 8").unwrap();
+        assert_eq!(open(&config, &|_| None).unwrap().requests_wanted(), 8);
+        let config: StoreConfig = toml::from_str("url = \"file:///srv\"\nprogress_timeout_s = 0").unwrap();
+        assert!(refusal(&config).message().contains("1 to 3600"));
+    }
+
+    #[test]
+    fn opening_asks_nobody_and_needs_no_credentials_yet() {
+        // Nothing listens there, and the name does not resolve.
+        let config = StoreConfig {
+            endpoint: Some("https://no-such-host.invalid".into()),
+            ..StoreConfig::at("s3://bucket/prefix")
+        };
+        let key = |name: &str| {
+            name.starts_with("AWS_ACCESS")
+                .then(|| "x".to_owned())
+                .or_else(|| (name == "AWS_SECRET_ACCESS_KEY").then(|| "y".to_owned()))
+        };
+        assert_eq!(open(&config, &key).unwrap().url(), "s3://bucket/prefix");
+        let no_keys = |name: &str| (name == "AWS_EC2_METADATA_DISABLED").then(|| "true".to_owned());
+        assert_eq!(
+            open(&config, &no_keys).expect_err("no source is left").kind(),
+            ErrorKind::Denied
+        );
+    }
 }

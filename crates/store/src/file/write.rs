@@ -227,9 +227,13 @@ impl<'a> Staged<'a> {
     }
 
     fn open(directory: &'a OwnedFd) -> Result<Staged<'a>> {
+        Staged::open_as(directory, Path::new("/proc/self/fd").exists())
+    }
+
+    /// An unnamed file is linked by way of `/proc`, which a container may lack.
+    fn open_as(directory: &'a OwnedFd, may_be_unnamed: bool) -> Result<Staged<'a>> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        // An unnamed file is linked by way of `/proc`, which a container may lack.
-        let unnamed = match Path::new("/proc/self/fd").exists() {
+        let unnamed = match may_be_unnamed {
             true => rustix::fs::openat(directory, ".", flags | OFlags::TMPFILE, FILE_MODE),
             false => Err(Errno::OPNOTSUPP),
         };
@@ -335,4 +339,47 @@ fn vanished() -> Error {
 
 fn errno(error: Errno) -> Error {
     io_error(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_file_system_without_unnamed_files_is_served_by_names_that_no_listing_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = open_root(folder.path()).unwrap();
+        let staged = || Staged::open_as(&directory, false).unwrap();
+
+        let unfinished = staged();
+        assert!(files(folder.path())[0].starts_with(UNFINISHED));
+        drop(unfinished);
+        assert_eq!(files(folder.path()).len(), 0);
+
+        assert_eq!(staged().publish("a").unwrap(), Created::New);
+        assert_eq!(staged().publish("a").unwrap(), Created::AlreadyThere);
+        assert_eq!(files(folder.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_directory_is_known_by_more_than_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = open_root(folder.path()).unwrap();
+        let directories = Directories::default();
+        let first = open_directory(&root, &directories, "a/b").unwrap().unwrap();
+        assert!(directories.is_durable("a/b", &first));
+        std::fs::remove_dir(folder.path().join("a/b")).unwrap();
+        std::fs::create_dir(folder.path().join("a/b")).unwrap();
+        let second = rustix::fs::openat(&root, "a/b", DIRECTORY, Mode::empty()).unwrap();
+        assert!(!directories.is_durable("a/b", &second));
+        open_directory(&root, &directories, "a/b").unwrap();
+        assert!(directories.is_durable("a/b", &second));
+    }
 }

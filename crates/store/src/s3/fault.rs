@@ -87,7 +87,7 @@ impl Fault {
             Fault::Transport { certificate: true, .. } => Failure::last(
                 Error::unavailable("the store's TLS certificate is not trusted")
                     .detail(self.to_string())
-                    .hint("Name its authority with `ca_certificate_file`, then run `pgkeep doctor`."),
+                    .hint("Set `ca_certificate_file` to a file with the authority that signed it; then run `pgkeep doctor`."),
             ),
             Fault::Transport { .. } => Failure::again(
                 Error::unavailable(format!("no connection to {}", context.endpoint))

@@ -11,6 +11,7 @@ mod guard;
 mod profile;
 mod retry;
 mod settings;
+mod tls;
 mod transport;
 
 use std::ops::Range;

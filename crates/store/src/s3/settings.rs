@@ -176,3 +176,95 @@ fn amazons_endpoint(region: &str) -> String {
     };
     format!("https://s3.{region}.{domain}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(config: &StoreConfig, variables: &[(&str, &str)]) -> Result<Address> {
+        let environment = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let shared = Shared::new(config, &environment);
+        let rest = config.url.strip_prefix("s3://").unwrap();
+        Address::new(config, rest, &environment, &shared)
+    }
+
+    fn bucket_url(config: StoreConfig, variables: &[(&str, &str)]) -> String {
+        address(&config, variables).unwrap().bucket_url
+    }
+
+    #[test]
+    fn a_bucket_is_where_its_settings_say() {
+        let plain = || StoreConfig::at("s3://backups/shop/eu/");
+        assert_eq!(bucket_url(plain(), &[]), "https://backups.s3.us-east-1.amazonaws.com");
+        assert_eq!(address(&plain(), &[]).unwrap().prefix, "shop/eu");
+        assert_eq!(
+            bucket_url(plain(), &[("AWS_REGION", "cn-north-1")]),
+            "https://backups.s3.cn-north-1.amazonaws.com.cn"
+        );
+        let dotted = StoreConfig::at("s3://my.backups");
+        assert_eq!(bucket_url(dotted, &[]), "https://s3.us-east-1.amazonaws.com/my.backups");
+
+        let own = StoreConfig {
+            endpoint: Some("https://minio:9000/".into()),
+            region: Some("here".into()),
+            ..plain()
+        };
+        let all = [("AWS_REGION", "there"), ("AWS_ENDPOINT_URL", "https://elsewhere")];
+        assert_eq!(bucket_url(own.clone(), &all), "https://minio:9000/backups");
+        assert_eq!(address(&own, &all).unwrap().region, "here");
+        assert_eq!(address(&own, &all).unwrap().authority(), "minio:9000");
+        assert_eq!(bucket_url(plain(), &all), "https://elsewhere/backups");
+        let hosted = StoreConfig {
+            path_style: Some(false),
+            ..own
+        };
+        assert_eq!(bucket_url(hosted, &[]), "https://backups.minio:9000");
+    }
+
+    #[test]
+    fn an_endpoint_without_tls_must_be_allowed() {
+        let open = |allow_http| StoreConfig {
+            endpoint: Some("http://minio:9000".into()),
+            allow_http,
+            ..StoreConfig::at("s3://backups")
+        };
+        assert!(
+            address(&open(false), &[])
+                .unwrap_err()
+                .hint_text()
+                .unwrap()
+                .contains("allow_http")
+        );
+        assert_eq!(bucket_url(open(true), &[]), "http://minio:9000/backups");
+    }
+
+    #[test]
+    fn what_is_no_bucket_or_endpoint_is_refused_without_showing_secrets() {
+        for url in [
+            "s3://",
+            "s3://a",
+            "s3://white space",
+            "s3://bucket/a//b",
+            "s3://bucket/ü",
+        ] {
+            assert!(address(&StoreConfig::at(url), &[]).is_err(), "{url}");
+        }
+        for endpoint in [
+            "minio:9000",
+            "ftp://minio",
+            "https://user:hush@minio",
+            "https://minio?x=y",
+            "",
+        ] {
+            let config = StoreConfig {
+                endpoint: Some(endpoint.into()),
+                ..StoreConfig::at("s3://bucket")
+            };
+            let error = address(&config, &[]).unwrap_err();
+            assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        }
+    }
+}

@@ -13,8 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody};
-use pgkeep_base::{Error, Result, ResultExt};
-use reqwest::tls::Certificate;
+use pgkeep_base::{Error, Result};
 use tokio::time::{Instant, Sleep};
 
 use super::fault::Fault;
@@ -58,7 +57,7 @@ impl Transport {
             builder = builder.proxy(parsed.no_proxy(except));
         }
         if let Some(file) = &config.ca_certificate_file {
-            builder = builder.tls_certs_only(certificates(file)?);
+            builder = builder.tls_backend_preconfigured(super::tls::trusting(file)?);
         } else if endpoint.starts_with("http://") {
             // A machine without any certificate authority can still talk to a store without TLS.
             builder = builder.tls_certs_only([]);
@@ -90,17 +89,6 @@ impl Transport {
         let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
         let body = HttpResponseBody::new(Incoming::new(body, self.progress_timeout));
         Ok(HttpResponse::from_parts(parts, body))
-    }
-}
-
-fn certificates(file: &std::path::Path) -> Result<Vec<Certificate>> {
-    let what = || format!("read `ca_certificate_file` {}", file.display());
-    let pem = std::fs::read(file).during(what)?;
-    let found = Certificate::from_pem_bundle(&pem)
-        .map_err(|error| Error::invalid("it is not a PEM file of certificates").detail(chain(&error)));
-    match found.during(what)? {
-        none if none.is_empty() => Err(Error::invalid("it holds no certificate")).during(what),
-        some => Ok(some),
     }
 }
 

@@ -397,3 +397,32 @@ async fn a_store_that_is_not_there_is_unavailable() {
         told(&error)
     );
 }
+
+#[tokio::test]
+async fn the_machines_own_role_is_asked_for_and_its_absence_is_told() {
+    let fake = Fake::start([Reply::error(404, "NoSuchKey")]).await;
+    let keys = r#"{"Code":"Success","AccessKeyId":"ROLEKEY","SecretAccessKey":"hush","Token":"t",
+        "Expiration":"2099-01-01T00:00:00Z","Type":"AWS-HMAC","LastUpdated":"2026-01-01T00:00:00Z"}"#;
+    let metadata = Fake::start([
+        Reply::http(200, &[], "token"),
+        Reply::http(200, &[], "role-name"),
+        Reply::http(200, &[], keys),
+    ])
+    .await;
+    let open = |metadata: String| {
+        let environment = move |name: &str| (name == "AWS_EC2_METADATA_SERVICE_ENDPOINT").then(|| metadata.clone());
+        pgkeep_store::open(&config(&fake), &environment).unwrap()
+    };
+    assert!(!open(metadata.endpoint.clone()).exists(&name("a")).await.unwrap());
+    assert!(fake.seen()[0].contains("Credential=ROLEKEY/"), "{}", fake.seen()[0]);
+
+    let none = Fake::start([Reply::http(404, &[], "")]).await;
+    let error = open(none.endpoint.clone()).exists(&name("a")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(
+        told(&error).contains("no credentials") && told(&error).contains("machine's own role"),
+        "{}",
+        told(&error)
+    );
+    assert_eq!(none.seen().len(), 1);
+}

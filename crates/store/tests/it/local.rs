@@ -154,6 +154,34 @@ async fn killed_writers_leave_only_whole_objects() {
     }
 }
 
+/// Aim: a body that the disk takes only in part is an error and leaves nothing.
+/// Method: a writer whose files may have 1 KiB, by `ulimit -f` (the write fails as it does on a full disk).
+#[tokio::test]
+async fn a_short_write_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Ok(root) = std::env::var(WRITER_ROOT) {
+        let error = at(Path::new(&root))
+            .create(&name("a/b"), vec![1; 100_000].into())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{}", told(&error));
+        return;
+    }
+    let script = "trap '' XFSZ; ulimit -f 1; exec \"$0\" --exact local::a_short_write_leaves_nothing";
+    let writer = std::process::Command::new("sh")
+        .args(["-c", script, std::env::current_exe().unwrap().to_str().unwrap()])
+        .env(WRITER_ROOT, folder.path())
+        .output()
+        .unwrap();
+    assert!(writer.status.success(), "{}", String::from_utf8_lossy(&writer.stdout));
+    let left = std::process::Command::new("find")
+        .arg(folder.path())
+        .args(["-type", "f"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
+
 async fn write_for_ever(root: &Path) {
     let store = at(root);
     for i in 0u64.. {
