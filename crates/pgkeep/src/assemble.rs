@@ -16,6 +16,7 @@ use pgkeep_repo::sign::{Fingerprint, SigningKey};
 
 use crate::config::{Config, EncryptionMode};
 use crate::context::Context;
+use crate::files;
 use crate::render::progress::Display;
 
 /// What a command wants of its engine beside the configuration.
@@ -29,6 +30,8 @@ pub struct Wishes {
     pub with_identity: bool,
     /// `--accept-signer`.
     pub accept_signer: bool,
+    /// `--repository NAME`: only these, and all of them required; all of the configuration where none is named.
+    pub repositories: Vec<String>,
 }
 
 /// An engine, the configuration that it was made from, and what shows its progress.
@@ -65,7 +68,7 @@ pub fn setup(context: &Context, config: &Config, wishes: &Wishes, progress: Arc<
         .and_then(|file| agree(config, file))?;
     Ok(Setup {
         state_dir: config.state_dir.clone(),
-        places: places(context, config)?,
+        places: named_places(places(context, config)?, &wishes.repositories)?,
         repository,
         signing_key: if wishes.writes {
             signing_key(&config.signing_key_file)?
@@ -97,6 +100,28 @@ pub fn places(context: &Context, config: &Config) -> Result<Vec<Place>> {
     config.repositories.iter().map(open).collect()
 }
 
+/// The places that were named, which then are all required; all places where none was.
+fn named_places(places: Vec<Place>, names: &[String]) -> Result<Vec<Place>> {
+    if names.is_empty() {
+        return Ok(places);
+    }
+    let known: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(
+            Error::not_found(format!("there is no repository \"{unknown}\" in the configuration"))
+                .detail(format!("configured: {}", known.join(", ")))
+                .hint("`pgkeep config show` prints the repositories."),
+        );
+    }
+    let named = places.into_iter().filter(|place| names.contains(&place.name));
+    Ok(named
+        .map(|place| Place {
+            required: true,
+            ..place
+        })
+        .collect())
+}
+
 /// This host's signing key, made where there is none yet.
 ///
 /// # Errors
@@ -112,7 +137,10 @@ pub fn signing_key(path: &Path) -> Result<Arc<SigningKey>> {
     }
     let key = SigningKey::generate()?;
     match secretfile::create(path, &key.file_text()) {
-        Ok(()) => Ok(Arc::new(key)),
+        Ok(()) => {
+            files::give_to_owner_of_directory(path);
+            Ok(Arc::new(key))
+        }
         // Another process made one at the same moment: that one counts.
         Err(error) if error.kind() == ErrorKind::Conflict => read().map(Arc::new),
         Err(error) => Err(error

@@ -52,9 +52,16 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     #[command(subcommand)]
+    Repository(commands::repository::Command),
+    #[command(subcommand)]
     Keys(commands::keys::Command),
     #[command(subcommand)]
     Config(commands::config::Command),
+    List(commands::list::Arguments),
+    Show(commands::show::Arguments),
+    Window(commands::window::Arguments),
+    Backup(commands::backup::Arguments),
+    Mark(commands::mark::Arguments),
     #[command(subcommand)]
     Store(commands::store::Command),
     #[command(subcommand)]

@@ -67,6 +67,20 @@ pub fn readable_by_others(path: &Path) -> Option<String> {
     })
 }
 
+/// Gives a file that root made to the owner of its directory, so that PostgreSQL's user can read its own files.
+///
+/// Without effect for others than root, and where the directory is root's.
+pub fn give_to_owner_of_directory(path: &Path) {
+    let Some(directory) = path.parent() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    if let Ok(owner) = std::fs::metadata(directory) {
+        // Where this fails the next command says that it can't read the file.
+        let _ = std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()));
+    }
+}
+
 fn sync_directory(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),

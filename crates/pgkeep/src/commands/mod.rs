@@ -1,11 +1,18 @@
 //! The commands, a file each: their flags, the call into the engine, and how the result is shown.
 
+pub mod backup;
 pub mod completions;
 pub mod config;
+mod entry;
 pub mod keys;
+pub mod list;
 pub mod man;
+pub mod mark;
+pub mod repository;
+pub mod show;
 pub mod store;
 pub mod wal;
+pub mod window;
 
 use pgkeep_base::Result;
 
@@ -16,8 +23,14 @@ use crate::exit::Outcome;
 /// Runs the command that was asked for.
 pub fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
+        Command::Repository(command) => repository::run(command, context),
         Command::Keys(command) => keys::run(command, context),
         Command::Config(command) => config::run(command, context),
+        Command::List(arguments) => list::run(&arguments, context),
+        Command::Show(arguments) => show::run(&arguments, context),
+        Command::Window(arguments) => window::run(&arguments, context),
+        Command::Backup(arguments) => backup::run(&arguments, context),
+        Command::Mark(arguments) => mark::run(&arguments, context),
         Command::Store(command) => store::run(command, context),
         Command::Wal(command) => wal::run(command, context),
         Command::Completions(arguments) => completions::run(&arguments, context),

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgkeep_base::{ByteSize, ClusterName, Error, ErrorKind, Result, ResultExt};
+use pgkeep_base::{ClusterName, Error, ErrorKind, Result, ResultExt};
 use pgkeep_store::StoreConfig;
 use serde::Deserialize;
 
@@ -69,8 +69,6 @@ pub struct RepositoryConfig {
     pub name: String,
     /// Success is reported only once it has the bytes.
     pub required: bool,
-    /// Space to count on.
-    pub capacity: Option<ByteSize>,
     /// Where it is and how to talk to it.
     pub store: StoreConfig,
 }
@@ -88,8 +86,6 @@ pub struct ClusterConfig {
     pub archive_timeout: Duration,
     /// How much of the latest work may be lost.
     pub rpo: Option<Duration>,
-    /// How long recovery may take.
-    pub rto: Option<Duration>,
 }
 
 /// The configuration in force.
@@ -306,16 +302,12 @@ fn repository(paths: &Paths<'_>, name: &str, first: bool) -> Result<RepositoryCo
     }
     let store = StoreConfig::deserialize(table)
         .map_err(|source| Error::invalid(format!("repository \"{name}\" can't be understood")).source(source))?;
-    let capacity = settings
-        .get(&["repository", name, "capacity"])
-        .and_then(|setting| setting.value.as_str());
     let required = settings
         .get(&["repository", name, "required"])
         .and_then(|setting| setting.value.as_bool());
     Ok(RepositoryConfig {
         name: name.to_owned(),
         required: required.unwrap_or(first),
-        capacity: capacity.map(|text| text.parse().expect("checked when it was read")),
         store,
     })
 }
@@ -333,7 +325,6 @@ fn cluster(paths: &Paths<'_>, name: &str) -> Result<ClusterConfig> {
             .or_else(|| paths.get(&["postgres_bin"])),
         archive_timeout: duration(settings, &["cluster", name, "archive_timeout"]).unwrap_or(Duration::from_secs(60)),
         rpo: duration(settings, &["cluster", name, "objectives", "rpo"]),
-        rto: duration(settings, &["cluster", name, "objectives", "rto"]),
     })
 }
 

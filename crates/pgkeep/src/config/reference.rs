@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::keys::{KEYS, Key};
 
 const HEAD: &str = "\
-<!-- Made from the table of keys in crates/pgkeep/src/config/keys.rs; a test fails where they differ, and says how to renew it. -->
+<!-- Made by `pgkeep config reference`; a test fails where they differ, and says how to renew it. -->
 # Configuration
 
 A TOML file: `--config FILE`, else `$PGKEEP_CONFIG`, `./pgkeep.toml`, `$XDG_CONFIG_HOME/pgkeep/pgkeep.toml`, `/etc/pgkeep/pgkeep.toml`.

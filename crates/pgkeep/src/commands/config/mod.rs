@@ -1,6 +1,7 @@
 //! `pgkeep config`: the configuration in force.
 
 pub mod check;
+pub mod reference;
 pub mod show;
 
 use clap::Subcommand;
@@ -14,6 +15,7 @@ use crate::exit::Outcome;
 pub enum Command {
     Show(show::Arguments),
     Check(check::Arguments),
+    Reference(reference::Arguments),
 }
 
 /// Runs one of them.
@@ -21,5 +23,6 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Show(arguments) => show::run(&arguments, context),
         Command::Check(arguments) => check::run(&arguments, context),
+        Command::Reference(arguments) => reference::run(&arguments, context),
     }
 }

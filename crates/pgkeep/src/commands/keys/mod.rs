@@ -1,5 +1,6 @@
 //! `pgkeep keys`: identities, recipients and signers.
 
+pub mod check;
 pub mod list;
 pub mod new;
 
@@ -14,6 +15,7 @@ use crate::exit::Outcome;
 pub enum Command {
     New(new::Arguments),
     List(list::Arguments),
+    Check(check::Arguments),
 }
 
 /// Runs one of them.
@@ -21,5 +23,6 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::New(arguments) => new::run(&arguments, context),
         Command::List(arguments) => list::run(&arguments, context),
+        Command::Check(arguments) => check::run(&arguments, context),
     }
 }

@@ -39,7 +39,7 @@ pub struct Arguments {
     identity: Option<PathBuf>,
     /// Get it from this repository only
     #[arg(long, value_name = "NAME")]
-    repository: Option<String>,
+    repository: Vec<String>,
     /// Accept signers that nothing vouches for
     #[arg(long)]
     accept_signer: bool,
@@ -69,12 +69,10 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
         identity: arguments.identity.clone(),
         with_identity: true,
         accept_signer: arguments.accept_signer,
+        repositories: arguments.repository.clone(),
         ..Wishes::default()
     };
-    let mut engine = assemble::engine(context, &wishes)?.engine;
-    if let Some(repository) = &arguments.repository {
-        engine = engine.only_place(repository)?;
-    }
+    let engine = assemble::engine(context, &wishes)?.engine;
     let fetched = runtime::run_bare(fetch(&engine, &request))??;
     let code = fetched.answer.code();
     context.output.print(&Answered {

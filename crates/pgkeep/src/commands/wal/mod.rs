@@ -1,6 +1,7 @@
 //! `pgkeep wal`: what PostgreSQL calls to archive WAL and to get it back.
 
 pub mod fetch;
+pub mod list;
 pub mod push;
 
 use clap::Subcommand;
@@ -14,6 +15,7 @@ use crate::exit::Outcome;
 pub enum Command {
     Push(push::Arguments),
     Fetch(fetch::Arguments),
+    List(list::Arguments),
 }
 
 /// Runs one of them.
@@ -21,5 +23,6 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Push(arguments) => push::run(&arguments, context),
         Command::Fetch(arguments) => fetch::run(&arguments, context),
+        Command::List(arguments) => list::run(&arguments, context),
     }
 }
