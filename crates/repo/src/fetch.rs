@@ -83,26 +83,30 @@ impl Unread {
         };
         let decisive = |failure: &Failure| {
             let kind = failure.error.kind();
-            (kind == ErrorKind::NotFound, !kinds.contains(&kind))
+            (!kinds.contains(&kind), kind == ErrorKind::NotFound)
         };
         let all: Vec<String> = failures.iter().map(Failure::to_string).collect();
-        let first = failures.into_iter().min_by_key(decisive);
-        let Some(first) = first else {
+        let Some(first) = failures.into_iter().min_by_key(decisive) else {
             return Error::internal(message);
         };
         let kind = first.error.kind();
-        let error = Error::new(kind, message).source(first.error);
-        if all.len() > 1 {
-            error.detail(all.join("; "))
-        } else {
-            error
+        if all.len() == 1 {
+            return Error::new(kind, message).source(first.error.during(format!("read {}", first.place)));
+        }
+        let error = Error::new(kind, message).detail(all.join("; "));
+        match first.error.hint_text() {
+            Some(hint) => error.hint(hint),
+            None => error,
         }
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {}: {}", self.name, self.place, self.error.message())
+        write!(f, "{} in {}: {}", self.name, self.place, self.error.message())?;
+        self.error
+            .detail_text()
+            .map_or(Ok(()), |detail| write!(f, ": {detail}"))
     }
 }
 

@@ -326,4 +326,12 @@ mod tests {
             ErrorKind::Unsupported
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn random_text_never_panics(text: String) {
+            proptest::prop_assert!(RepositoryFile::parse(&text).is_err());
+            let _ = parse_horizon(&text);
+        }
+    }
 }

@@ -26,7 +26,13 @@ pub fn create(path: &Path, text: &str) -> Result<()> {
         Err(source) if source.kind() != ErrorKind::NotFound => return Err(source).during(during),
         _ => {}
     }
-    let written = write_synced(&temporary, text).and_then(|()| std::fs::hard_link(&temporary, path));
+    let written = write_synced(&temporary, text).and_then(|()| match std::fs::hard_link(&temporary, path) {
+        // Not every file system has links; there a crash may leave a short file, which no parser takes.
+        Err(source) if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+            write_synced(path, text)
+        }
+        linked => linked,
+    });
     let _ = std::fs::remove_file(&temporary);
     match written {
         Err(source) if source.kind() == ErrorKind::AlreadyExists => {
@@ -61,7 +67,7 @@ fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
 /// # Errors
 /// `NotFound`; `Invalid` where it isn't text, or longer than 1 MiB; `Io`.
 pub fn read(path: &Path) -> Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
+    let mut text = Zeroizing::new(String::with_capacity(16 << 10));
     let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut text));
     match read {
         Err(source) if source.kind() == ErrorKind::InvalidData => {

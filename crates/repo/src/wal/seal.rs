@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pgkeep_base::limits::WAL_PART_BYTES;
+use pgkeep_base::limits::{HEADER_BYTES_MAX, WAL_PART_BYTES};
 use pgkeep_base::{ClusterName, Error, Result, SegmentFacts, SystemId, WalFile};
 use pgkeep_store::ObjectName;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::digest::{READ_BYTES, WalDigest, WalNaming, WalSource, hash_digits};
 use super::name::{object_name, part_name};
@@ -21,6 +21,8 @@ use crate::seal::{Kind, ObjectBuilder, SealedObject, Sealer};
 
 /// WAL compresses eight times and more at the lowest level; higher ones cost the primary more than they save.
 const WAL_LEVEL: i32 = 1;
+/// The longest facts: three quarters of a header.
+const FACTS_BYTES_MAX: usize = HEADER_BYTES_MAX / 4 * 3;
 /// More threads than this do not make a segment of 16 MiB noticeably faster.
 const THREADS_MAX: usize = 4;
 
@@ -155,7 +157,7 @@ impl<S: WalSource + ?Sized> WalSealing<'_, S> {
         }
         header.insert("file".to_owned(), self.plan.file.to_string().into());
         header.insert("file_bytes".to_owned(), bytes.into());
-        header.insert("facts".to_owned(), self.facts());
+        header.insert("facts".to_owned(), self.facts()?);
         body.finish(header)
     }
 
@@ -181,11 +183,20 @@ impl<S: WalSource + ?Sized> WalSealing<'_, S> {
         Ok(Body { builder, last })
     }
 
-    fn facts(&mut self) -> Value {
+    /// The facts as they go into the header; null where they would burst it (thousands of restore points in a segment):
+    /// archiving goes on, and whoever needs them opens the object.
+    fn facts(&mut self) -> Result<Value> {
         let prefix = std::mem::take(&mut self.plan.digest.prefix);
-        self.facts
-            .take()
-            .map_or(Value::Null, |segment| json!(WalFacts { segment, prefix }))
+        let Some(segment) = self.facts.take() else {
+            return Ok(Value::Null);
+        };
+        let failed = |source: serde_json::Error| Error::internal("could not write facts").source(source);
+        let text = serde_json::to_string(&WalFacts { segment, prefix }).map_err(failed)?;
+        if text.len() > FACTS_BYTES_MAX {
+            tracing::warn!(file = %self.plan.file, bytes = text.len(), "facts are too long to be stored");
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).map_err(failed)
     }
 }
 

@@ -245,10 +245,11 @@ fn a_header_longer_than_the_first_read_is_read_on() {
         lsn: Lsn(i),
         time: "2026-11-20T10:00:00Z".parse().unwrap(),
     };
-    let many = SegmentFacts {
-        restore_points: (0..500).map(point).collect(),
+    let with_points = |count| SegmentFacts {
+        restore_points: (0..count).map(point).collect(),
         ..facts(16 << 20)
     };
+    let many = with_points(500);
     let objects = seal(&repository, SEGMENT, b"small", Some(many.clone()));
     let (_, stores) = place(&objects);
     let opener = repository.opener();
