@@ -1,7 +1,9 @@
 //! Timeline history files: which timelines a timeline descends from, and where it left each.
 //!
-//! Invariant: ancestors stand in strictly increasing order of number and never decreasing order of switch point, and
-//! all are below the timeline itself. A history of a timeline contains those of its ancestors, so that a lost file is
+//! Invariant: ancestors stand in strictly increasing order of number, and all are below the timeline itself. Switch
+//! points may run backwards: recovery that aims at timeline 3 and stops on timeline 1, before 3 began, leaves 1 there
+//! and records 3 as the parent. What was left earlier was left for good, so an ancestor ends where it, or any younger
+//! ancestor, was left first ([`TimelineHistory::switch_point`]). A history of a timeline contains those of its ancestors, so that a lost file is
 //! rebuilt, byte for byte, from any descendant's ([`TimelineHistory::ancestor`]).
 //! Format: `src/backend/access/transam/timeline.c`.
 
@@ -54,9 +56,6 @@ impl TimelineHistory {
             if let Some(before) = switches.last() {
                 if switch.timeline <= before.timeline {
                     return Err(bad(format!("timeline {} follows {}", switch.timeline, before.timeline)));
-                }
-                if switch.lsn < before.lsn {
-                    return Err(bad(format!("switch point {} follows {}", switch.lsn, before.lsn)));
                 }
             }
             switches.push(switch);
@@ -126,14 +125,19 @@ impl TimelineHistory {
 
     /// The timeline that the byte at `lsn` lies on.
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
-        let left_later = self.switches.iter().find(|switch| lsn < switch.lsn);
-        left_later.map_or(self.timeline, |switch| switch.timeline)
+        let left_later = (0..self.switches.len()).find(|n| lsn < self.end(*n));
+        left_later.map_or(self.timeline, |n| self.switches[n].timeline)
     }
 
     /// Where this history leaves its ancestor `from`; `None` for itself and for strangers.
     pub fn switch_point(&self, from: TimelineId) -> Option<Lsn> {
-        let switch = self.switches.iter().find(|switch| switch.timeline == from)?;
-        Some(switch.lsn)
+        let n = self.switches.iter().position(|switch| switch.timeline == from)?;
+        Some(self.end(n))
+    }
+
+    /// Where the n-th ancestor ends: where it or a younger one was left first.
+    fn end(&self, n: usize) -> Lsn {
+        self.switches[n..].iter().map(|switch| switch.lsn).min().expect("n is one of them")
     }
 
     /// Where `timeline`, itself or an ancestor, begins in this history; [`Lsn::INVALID`] for the oldest.

@@ -199,7 +199,7 @@ impl Assembler {
         let span = FileSpan {
             bytes: file.bytes,
             at: file.at - covered,
-            content: Content::Extents(part.extents),
+            content: content_of(part.extents),
             bad_pages: part.bad_pages,
         };
         let entry = self.describe(&file.entry, file.path.clone(), EntryKind::File(span));
@@ -219,7 +219,7 @@ impl Assembler {
                 inode: file.entry.inode,
             },
             at: file.at - covered,
-            content: Content::Extents(part.extents),
+            content: content_of(part.extents),
             pages: std::mem::take(&mut file.pages),
             bad_pages: part.bad_pages,
         };
@@ -312,6 +312,11 @@ impl OpenFile {
         let (span, piece, pages) = (OpenPart::default(), OpenPart::default(), Vec::new());
         Ok(OpenFile { entry, path, bytes, at: 0, span, piece, pages })
     }
+}
+
+/// An empty file has inline content: none.
+fn content_of(extents: Vec<Extent>) -> Content {
+    if extents.is_empty() { Content::Inline(Vec::new()) } else { Content::Extents(extents) }
 }
 
 /// A small file that is written last, inline.

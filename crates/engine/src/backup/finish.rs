@@ -12,14 +12,12 @@ use pgkeep_pg::datadir::Entry as Found;
 use pgkeep_pg::facts::ServerFacts;
 use pgkeep_pg::label::{BACKUP_LABEL, BackupLabel, TABLESPACE_MAP};
 use pgkeep_pg::session::{BackupSession, Stopped};
-use pgkeep_repo::frame::encode;
 use pgkeep_repo::head::{Head, HeadKind, ObjectHash, PhysicalHead, SignedHead, SourceRole};
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::manifest::{Entry, Mode};
 use pgkeep_repo::packlist::PackList;
 use pgkeep_repo::reuse::{ReuseEnd, ReuseWriter};
-use pgkeep_repo::seal::{Kind, SealedObject};
-use serde_json::Map;
+use pgkeep_repo::seal::SealedObject;
 use tokio::task::JoinHandle;
 
 use super::archiving::Archiving;
@@ -29,8 +27,6 @@ use super::copy::CopyTask;
 use super::run::Context;
 use super::{BackedUp, BackupRequest};
 use crate::state::HeadRecord;
-
-const MANIFEST_LEVEL: i32 = 3;
 
 /// Everything that was copied, with the uploads that still run.
 pub(super) struct Copied {
@@ -151,13 +147,7 @@ async fn close(context: &Context, copied: Copied, last: Vec<Entry>, lineage: &Li
     let journal = journal.and_then(|mut journal| journal.release(durable.below()).is_ok().then_some(journal));
 
     let sealer = context.engine.sealer();
-    let mut builder = sealer.begin(&lineage.manifest_name(&context.id), Kind::Manifest)?;
-    let documents = index.to_documents()?;
-    let (final_document, others) = documents.split_last().expect("a manifest has at least one document");
-    for document in others {
-        builder.push(&encode(document, MANIFEST_LEVEL)?)?;
-    }
-    let manifest = builder.finish(Map::new(), Some(&encode(final_document, MANIFEST_LEVEL)?))?;
+    let manifest = index.to_object(sealer, &lineage.manifest_name(&context.id))?;
     let packs = list.finish()?;
     let packs_object = packs.to_object(sealer, &lineage.packs_name(&context.id))?;
     for object in [&manifest, &packs_object] {

@@ -46,7 +46,6 @@ fn a_history_that_recovery_would_misread_is_refused() {
         "1\t0/0\tx\n",
         "2\t0/3000060\tx\n1\t0/4000000\tx\n",
         "1\t0/3000060\tx\n1\t0/4000000\tx\n",
-        "1\t0/4000000\tx\n2\t0/3000060\tx\n",
         "5\t0/3000060\tx\n",
         "6\t0/3000060\tx\n",
     ] {
@@ -97,6 +96,19 @@ fn a_lost_history_is_rebuilt_from_a_descendants() {
     assert_eq!(five().ancestor(timeline(1)), Some(TimelineHistory::root(timeline(1))));
     assert_eq!(five().ancestor(timeline(5)), Some(five()));
     assert_eq!(five().ancestor(timeline(3)), None);
+}
+
+/// Aim: recovery that aimed at timeline 2 and stopped on timeline 1, before 2 began, is on 1's records up to there.
+#[test]
+fn a_switch_point_may_run_backwards() {
+    let text = "1\t0/4000000\tx\n\n2\t0/3000060\tx\n";
+    let third = TimelineHistory::parse(timeline(3), text.as_bytes()).unwrap();
+    assert_eq!(third.timeline_at(Lsn(0x300_0000)), timeline(1));
+    assert_eq!(third.timeline_at(Lsn(0x300_0060)), timeline(3));
+    assert_eq!(third.switch_point(timeline(1)), Some(Lsn(0x300_0060)));
+    assert!(!third.contains(timeline(1), Lsn(0x380_0000)));
+    assert_eq!(third.format(), text, "what is served is what PostgreSQL wrote");
+    assert_eq!(third.ancestor(timeline(2)).unwrap().switch_point(timeline(1)), Some(Lsn(0x400_0000)));
 }
 
 #[test]
