@@ -8,6 +8,7 @@
 pub mod config;
 pub mod conformance;
 mod file;
+mod length;
 mod name;
 mod payload;
 mod probe;

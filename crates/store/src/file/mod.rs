@@ -26,6 +26,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::config::StoreConfig;
+use crate::length::{cut_short, too_long};
 use crate::name::directory_prefix;
 use crate::{Created, ObjectMeta, ObjectName, Payload, Store};
 
@@ -284,22 +285,6 @@ fn meta(name: ObjectName, found: &std::fs::Metadata) -> ObjectMeta {
 fn missing_root(root: &Path) -> Error {
     Error::unavailable(format!("the directory {} does not exist", root.display()))
         .hint("Mount the disk that holds it; for a new repository, `pgkeep repository create` makes the directory.")
-}
-
-/// More bytes than the caller allows.
-pub(crate) fn too_long(bytes: u64, bytes_max: u64) -> Error {
-    Error::corrupt(format!(
-        "it holds {bytes} bytes, more than the {bytes_max} that it may have"
-    ))
-}
-
-/// Fewer bytes than the caller knows must be there.
-pub(crate) fn cut_short(range: &Range<u64>, bytes: Option<u64>) -> Error {
-    let error = Error::corrupt("the object is cut short");
-    match bytes {
-        Some(bytes) => error.detail(format!("it holds {bytes} bytes, but must reach {}", range.end)),
-        None => error,
-    }
 }
 
 /// A failed system call, by what can be done about it.

@@ -2,8 +2,8 @@
 //!
 //! Order: parent directories, each synced into its own parent; the body into a file without a name (or with a name
 //! that no listing shows, where the file system can't do that); fsync of the body; link into place, which fails on an
-//! existing name; fsync of the directory. An fsync that fails is never repeated on the same bytes: the kernel may have
-//! dropped them (see the fault M14 in the tests).
+//! existing name; fsync of the directory. A body whose fsync fails never gets a name, and is never synced again: the
+//! kernel may have dropped its bytes and forgotten that it did.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -34,7 +34,7 @@ use self::retry::Retry;
 use self::settings::Address;
 use self::transport::Transport;
 use crate::config::{Environment, StoreConfig};
-use crate::file::{cut_short, too_long};
+use crate::length::{cut_short, too_long};
 use crate::name::directory_prefix;
 use crate::{Created, ObjectMeta, ObjectName, Payload, Store};
 

@@ -1,8 +1,8 @@
 //! Aim: a real S3 server with enforced policies is a conforming store, and a writer who may only PUT can only PUT.
 //!
-//! Needs `PGKEEP_TEST_S3`: endpoint, access key, secret key, bucket, with commas between them; the bucket exists, and
-//! the server knows a second identity `writer`/`writersecret` that may only put objects below `wo/`.
-//! `scripts/test` starts such a server and sets it.
+//! The server is the testkit's, unless `PGKEEP_TEST_S3` names another: endpoint, access key, secret key, bucket, with
+//! commas between them; the bucket exists, and the server knows a second identity `writer`/`writersecret` that may only
+//! put objects below `wo/`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,13 +23,18 @@ struct Server {
 
 impl Server {
     fn from_environment() -> Server {
-        let value = std::env::var("PGKEEP_TEST_S3").unwrap_or_default();
+        let Ok(value) = std::env::var("PGKEEP_TEST_S3") else {
+            let server = pgkeep_testkit::S3Server::shared();
+            return Server {
+                endpoint: server.endpoint(),
+                access: "admin".to_owned(),
+                secret: "adminsecret".to_owned(),
+                bucket: server.bucket("store").name().to_owned(),
+            };
+        };
         let parts: Vec<&str> = value.split(',').collect();
         let [endpoint, access, secret, bucket] = parts[..] else {
-            panic!(
-                "PGKEEP_TEST_S3 must be `endpoint,access,secret,bucket` of a running S3 server. `scripts/test` starts \
-                 one; by hand: fetch it with `scripts/fetch-s3-server`, start it, make a bucket, and set the variable."
-            );
+            panic!("PGKEEP_TEST_S3 must be `endpoint,access,secret,bucket` of a running S3 server");
         };
         Server {
             endpoint: endpoint.to_owned(),
