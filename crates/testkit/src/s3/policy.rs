@@ -26,7 +26,7 @@ impl Statement {
     }
 }
 
-/// Someone with an access key: its name; the secret key is the name followed by `-secret`.
+/// Someone with an access key: its name; the secret key is the name followed by `secret`.
 #[derive(Clone, Debug)]
 pub struct Identity {
     name: String,
@@ -78,7 +78,7 @@ impl Identity {
 }
 
 pub(crate) fn secret_key(name: &str) -> String {
-    format!("{name}-secret")
+    format!("{name}secret")
 }
 
 /// The file that `-s3.config` names.
