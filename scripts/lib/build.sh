@@ -32,9 +32,22 @@ install_rust() {
     return
   fi
   need "curl" has_curl curl ca-certificates
-  quietly "installing Rust with rustup into ${CARGO_HOME:-$HOME/.cargo}" bash -c \
-    "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path"
+  quietly "installing Rust with rustup into ${CARGO_HOME:-$HOME/.cargo}" run_rustup_installer
 }
+
+# The official installer; where its short address can't be reached, the program that it would download.
+run_rustup_installer() {
+  local dir options=(-y --profile minimal --no-modify-path --default-toolchain stable)
+  dir=$(mktemp -d)
+  if fetch_url https://sh.rustup.rs >"$dir/installer"; then
+    sh "$dir/installer" "${options[@]}" && rm -rf "$dir"
+    return
+  fi
+  fetch_url "https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init" >"$dir/rustup-init" &&
+    chmod +x "$dir/rustup-init" && "$dir/rustup-init" "${options[@]}" && rm -rf "$dir"
+}
+
+fetch_url() { curl --proto '=https' --tlsv1.2 -sSfL --retry 3 "$1"; }
 
 need_build() {
   need "root certificates" has_certificates ca-certificates
