@@ -4,10 +4,16 @@
 //! the target directory and the mapped tablespaces; `pg_control` is written last. `select` chooses the backup,
 //! `resolve` the stop, `plan` is the value that is shown and then run.
 
+pub mod files;
+pub mod layout;
 pub mod left_behind;
+pub mod plan;
 pub mod recovery;
 pub mod request;
 pub mod resolve;
+pub mod run;
+pub mod settings;
+pub mod start;
 pub mod unreachable;
 
 pub use recovery::{OWN_DIRECTORY, RecoveryPlan};

@@ -78,7 +78,7 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
 
     let backup = resolved.backup.clone();
     let reader = BackupReader::of_head(engine.stores(), engine.opener().clone(), backup.verified.clone()).await?;
-    let layout = layout::plan(&request.into, &request.tablespaces, &reader)?;
+    let layout = layout::plan(&request.into, &request.tablespaces, &reader).await?;
     let bytes = backup.head().source_bytes;
     let free_bytes = layout::free_bytes(&layout.target);
     if let Some(free) = free_bytes.filter(|free| *free < bytes && target_state != TargetState::Unfinished) {

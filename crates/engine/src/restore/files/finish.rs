@@ -1,0 +1,127 @@
+//! Ends a restore: links, the last files, durability, and `pg_control` behind everything else.
+//!
+//! Invariant: before `pg_control` has its name, everything else is durable, so a directory that PostgreSQL would start
+//! is a complete one. The marks of the unfinished restore go after that.
+
+use std::sync::Arc;
+
+use pgkeep_base::{Error, Result};
+use pgkeep_pg::label::{TABLESPACE_MAP, format_tablespace_map, parse_tablespace_map};
+use pgkeep_repo::manifest::{Content, Entry};
+
+use super::claim::Places;
+use super::directory::{Directory, Making, failed};
+use super::entries::Tops;
+use super::owner::Ownership;
+use crate::restore::layout::Layout;
+
+/// `pg_control` until everything else is durable; `settings` reads it here.
+pub(in crate::restore) const WAITING_CONTROL: &[u8] = b".pgkeep-pg_control";
+const CONTROL: &str = "global/pg_control";
+
+/// Makes what no entry says: `pg_wal` with its directory, and the links to tablespaces.
+pub(super) fn complete(places: &Places, tops: &Tops, layout: &Layout, making: Making) -> Result<()> {
+    let directory = Making {
+        mode: 0o700 | making.mode,
+        ..making
+    };
+    let pg_wal = match &tops.pg_wal {
+        Some(pg_wal) => pg_wal.clone(),
+        None => Arc::new(places.target.make(b"pg_wal", directory)?),
+    };
+    if pg_wal.enter(b"archive_status")?.is_none() {
+        pg_wal.make(b"archive_status", directory)?;
+    }
+    if layout.tablespaces.is_empty() {
+        return Ok(());
+    }
+    let links = tops
+        .pg_tblspc
+        .as_ref()
+        .ok_or_else(|| Error::corrupt("the backup has tablespaces and no directory \"pg_tblspc\""))?;
+    for tablespace in &layout.tablespaces {
+        links.link(tablespace.oid.to_string().as_bytes(), &tablespace.to, making.ids)?;
+    }
+    Ok(())
+}
+
+/// Writes `backup_label`, the `tablespace_map` of the new places, and `pg_control` under another name.
+pub(super) fn write_last(
+    places: &Places,
+    tops: &Tops,
+    last: &[Entry],
+    layout: &Layout,
+    ownership: &Ownership,
+) -> Result<()> {
+    for entry in last {
+        let making = Making {
+            mode: entry.mode,
+            ids: ownership.of_entry(entry),
+        };
+        let content = match entry.file().map(|span| &span.content) {
+            Some(Content::Inline(content)) => content,
+            _ => {
+                return Err(Error::corrupt(format!(
+                    "the backup's last entry \"{}\" is no file",
+                    entry.path
+                )));
+            }
+        };
+        match entry.path.as_bytes() {
+            path if path == CONTROL.as_bytes() => global(tops)?.write(WAITING_CONTROL, content, making)?,
+            path if path == TABLESPACE_MAP.as_bytes() => {
+                let map = mapped(content, layout)?;
+                if !map.is_empty() {
+                    places.target.write(path, &map, making)?;
+                }
+            }
+            path => places.target.write(path, content, making)?,
+        }
+    }
+    Ok(())
+}
+
+/// The map with the new places. PostgreSQL replaces the links by what it says, so both must agree; a tablespace in
+/// place has no link, and PostgreSQL would fail to replace its directory by one.
+fn mapped(content: &[u8], layout: &Layout) -> Result<Vec<u8>> {
+    let mut map = parse_tablespace_map(content)?;
+    map.retain(|tablespace| tablespace.location.is_absolute());
+    for tablespace in &mut map {
+        let place = layout
+            .tablespace(tablespace.oid)
+            .ok_or_else(|| Error::internal(format!("the layout has no place for tablespace {}", tablespace.oid)))?;
+        tablespace.location.clone_from(&place.to);
+    }
+    Ok(format_tablespace_map(&map))
+}
+
+fn global(tops: &Tops) -> Result<&Directory> {
+    let global = tops.global.as_deref();
+    global.ok_or_else(|| Error::corrupt("the backup has no directory \"global\""))
+}
+
+/// Makes everything that was written durable.
+///
+/// # Errors
+/// `Io` where the system could not write something back: the restore must begin anew, maybe elsewhere.
+pub(super) fn sync_all(places: &Places) -> Result<()> {
+    let mut devices = Vec::new();
+    for place in places.all() {
+        let device = place.stat()?.st_dev;
+        if devices.contains(&device) {
+            continue;
+        }
+        devices.push(device);
+        // The descriptor is older than all writes, so an error of any of them is reported here.
+        rustix::fs::syncfs(place.as_fd())
+            .map_err(|errno| failed(format!("make {} durable", place.path().display()), errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Gives `pg_control` its name, then takes the marks off.
+pub(super) fn publish(places: &Places, tops: &Tops) -> Result<()> {
+    let global = global(tops)?;
+    global.rename(WAITING_CONTROL, b"pg_control")?;
+    places.lift_marks()
+}

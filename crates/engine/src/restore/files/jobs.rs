@@ -1,0 +1,141 @@
+//! Groups pieces into jobs that are worth a request, and does them.
+//!
+//! Invariant: a job holds one request's worth of chunks (16 MiB of content) and few files, whatever the sizes of the
+//! files are: many small ones share a job, a large one has many. A job in work holds at most one request's sealed
+//! bytes and contents, 24 MiB.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use pgkeep_base::{Error, Result};
+use pgkeep_repo::manifest::Chunk;
+use pgkeep_repo::reader::ChunkSource;
+use pgkeep_repo::reader::chunks::FETCH_CONTENT_BYTES_MAX;
+
+use super::target::{Piece, PieceSource};
+
+/// Most pieces of a job.
+const PIECES_MAX: usize = 1024;
+/// Most bytes from the manifest in a job.
+const INLINE_BYTES_MAX: u64 = 256 << 10;
+/// How many jobs may be in work at once, so that they fit the ceiling of memory.
+pub(super) const JOBS_MAX: usize = 6;
+
+/// Pieces that are written together.
+#[derive(Debug, Default)]
+pub(super) struct Job {
+    pieces: Vec<Piece>,
+}
+
+/// Collects pieces into jobs.
+#[derive(Debug, Default)]
+pub(super) struct JobBuilder {
+    job: Job,
+    chunks: HashSet<ChunkKey>,
+    content_bytes: u64,
+    inline_bytes: u64,
+}
+
+/// Names a chunk within one job.
+type ChunkKey = (Arc<pgkeep_store::ObjectName>, u64);
+
+fn key(chunk: &Chunk) -> ChunkKey {
+    (chunk.pack.clone(), chunk.offset)
+}
+
+impl JobBuilder {
+    /// Adds a piece; gives the job that is full without it.
+    pub fn push(&mut self, piece: Piece) -> Option<Job> {
+        let new_bytes = match &piece.source {
+            PieceSource::Chunk { chunk, .. } if !self.chunks.contains(&key(chunk)) => u64::from(chunk.content_bytes),
+            _ => 0,
+        };
+        let full = self.content_bytes + new_bytes > FETCH_CONTENT_BYTES_MAX
+            || self.inline_bytes > INLINE_BYTES_MAX
+            || self.job.pieces.len() >= PIECES_MAX;
+        let finished = if full { self.finish() } else { None };
+        match &piece.source {
+            PieceSource::Chunk { chunk, .. } => {
+                if self.chunks.insert(key(chunk)) {
+                    self.content_bytes += u64::from(chunk.content_bytes);
+                }
+            }
+            PieceSource::Inline(bytes) => self.inline_bytes += bytes.len() as u64,
+            PieceSource::Nothing => {}
+        }
+        self.job.pieces.push(piece);
+        finished
+    }
+
+    /// The job with what is left.
+    pub fn finish(&mut self) -> Option<Job> {
+        let JobBuilder { job, .. } = std::mem::take(self);
+        (!job.pieces.is_empty()).then_some(job)
+    }
+}
+
+impl Job {
+    /// Reads what it needs and writes its pieces; `synced` makes each file durable at once.
+    ///
+    /// # Errors
+    /// As [`ChunkSource::fetch`]; `Io` where a file can't be written.
+    pub async fn run(self, source: &ChunkSource, synced: bool) -> Result<u64> {
+        let bytes = self.pieces.iter().map(Piece::bytes).sum();
+        let mut by_chunk: HashMap<ChunkKey, Vec<Piece>> = HashMap::new();
+        let (mut chunks, mut at_hand) = (Vec::new(), Vec::new());
+        for piece in self.pieces {
+            if let PieceSource::Chunk { chunk, .. } = &piece.source {
+                chunks.push(chunk.clone());
+                by_chunk.entry(key(chunk)).or_default().push(piece);
+            } else {
+                at_hand.push(piece);
+            }
+        }
+        if !at_hand.is_empty() {
+            write(vec![(Vec::new(), at_hand)], synced).await?;
+        }
+        for fetch in source.plan(&chunks)? {
+            let wanted = fetch.chunks().to_vec();
+            let contents = source.fetch(fetch).await?;
+            let take = |(chunk, content): (Arc<Chunk>, Vec<u8>)| {
+                let pieces = by_chunk.remove(&key(&chunk)).unwrap_or_default();
+                (content, pieces)
+            };
+            write(wanted.into_iter().zip(contents).map(take).collect(), synced).await?;
+        }
+        match by_chunk.is_empty() {
+            true => Ok(bytes),
+            false => Err(Error::internal("a chunk that was asked for was not read")),
+        }
+    }
+}
+
+/// Writes pieces of contents, on a thread that may block.
+async fn write(contents: Vec<(Vec<u8>, Vec<Piece>)>, synced: bool) -> Result<()> {
+    let work = move || {
+        contents
+            .iter()
+            .try_for_each(|(content, pieces)| write_pieces(content, pieces, synced))
+    };
+    let written = tokio::task::spawn_blocking(work).await;
+    written.map_err(|source| Error::internal("writing files failed").source(source))?
+}
+
+fn write_pieces(content: &[u8], pieces: &[Piece], synced: bool) -> Result<()> {
+    for piece in pieces {
+        match &piece.source {
+            PieceSource::Inline(bytes) => piece.write(bytes)?,
+            PieceSource::Nothing => drop(piece.target.open()?),
+            PieceSource::Chunk { offset, bytes, .. } => {
+                let from = *offset as usize;
+                let part = content.get(from..from + *bytes as usize);
+                // The entry was checked, and the content has the length that its address says.
+                piece.write(part.ok_or_else(|| Error::internal("a piece reaches past the end of its chunk"))?)?;
+            }
+        }
+        if synced {
+            piece.target.sync()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Looks at the places of a layout and refuses what a restore must not touch.
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_pg::server::is_running;
+use rustix::fs::{Access, AtFlags, CWD};
+
+use super::{Layout, TablespaceTarget};
+use crate::restore::files::{Directory, Marker};
+
+/// What is at the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetState {
+    /// Nothing; it will be created.
+    Absent,
+    /// An empty directory.
+    Empty,
+    /// What an unfinished restore of pgkeep left: it will be emptied.
+    Unfinished,
+    /// Something else.
+    Occupied,
+}
+
+/// What is at `target`. Links on the way to it are followed.
+///
+/// # Errors
+/// `Refused` where it is not a directory; `Denied` or `Io` where it can't be looked into.
+pub fn inspect(target: &Path) -> Result<TargetState> {
+    let real = resolve(&std::path::absolute(target).during(|| format!("find {}", target.display()))?);
+    match look(&real)? {
+        None => Ok(TargetState::Absent),
+        Some(directory) => state_of(&directory, &real),
+    }
+}
+
+/// The state of a data directory to be that is open.
+pub(in crate::restore) fn state_of(directory: &Directory, target: &Path) -> Result<TargetState> {
+    if directory.is_vacant()? {
+        return Ok(TargetState::Empty);
+    }
+    let ours = Marker::of_target(directory)?.is_some_and(|marker| marker.is_for(target));
+    // With pg_control it can be started. Then it is pgkeep's only while nobody did that.
+    let begun =
+        directory.has("global/pg_control")? && (directory.has("postmaster.opts")? || !directory.has("backup_label")?);
+    Ok(if ours && !begun {
+        TargetState::Unfinished
+    } else {
+        TargetState::Occupied
+    })
+}
+
+/// Bytes that an unprivileged user may still write at `path`, or where it would be created.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let found = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+impl Layout {
+    /// Looks at every place and changes nothing.
+    ///
+    /// # Errors
+    /// `Refused` for a running server, a place that holds something, is no directory, can't be created or written,
+    /// or lies inside another place, a data directory or a tablespace.
+    pub fn check(&self) -> Result<TargetState> {
+        self.check_nesting()?;
+        self.check_surroundings()?;
+        let state = check_target(&self.target)?;
+        let marker = match state {
+            TargetState::Unfinished => Marker::of_target(&Directory::open(&self.target)?)?,
+            _ => None,
+        };
+        for tablespace in &self.tablespaces {
+            check_tablespace(tablespace, marker.as_ref())?;
+        }
+        Ok(state)
+    }
+
+    fn places(&self) -> impl Iterator<Item = (String, &Path)> {
+        let target = std::iter::once(("the target".to_owned(), self.target.as_path()));
+        let tablespaces = self.tablespaces.iter();
+        target.chain(tablespaces.map(|t| (format!("tablespace {}", t.oid), t.to.as_path())))
+    }
+
+    fn check_nesting(&self) -> Result<()> {
+        let places: Vec<_> = self.places().map(|(what, path)| (what, path, resolve(path))).collect();
+        for (number, (what, path, real)) in places.iter().enumerate() {
+            for (other, other_path, other_real) in &places[..number] {
+                let relation = match (real == other_real, real.starts_with(other_real)) {
+                    (true, _) => "is in the same place as",
+                    (_, true) => "lies inside",
+                    _ if other_real.starts_with(real) => "would hold",
+                    _ => continue,
+                };
+                return Err(Error::refused(format!("{what} {relation} {other}"))
+                    .detail(format!("{} and {}", path.display(), other_path.display()))
+                    .hint("Give each tablespace a place of its own with `--tablespace OLD=NEW`."));
+            }
+        }
+        Ok(())
+    }
+
+    /// A place inside a data directory or a tablespace would be backed up, or removed, with it.
+    fn check_surroundings(&self) -> Result<()> {
+        for (what, path) in self.places() {
+            let real = resolve(path);
+            for above in real.ancestors().skip(1) {
+                let found = if above.join("PG_VERSION").exists() && above.join("global").is_dir() {
+                    "the data directory"
+                } else if is_version_directory(above) {
+                    "a tablespace's directory"
+                } else {
+                    continue;
+                };
+                return Err(Error::refused(format!(
+                    "{what} {} lies inside {found} {}",
+                    path.display(),
+                    above.display()
+                ))
+                .detail("PostgreSQL and backups would take its files for that cluster's")
+                .hint("Choose another place with `--into` or `--tablespace OLD=NEW`."));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `PG_17_202406281`
+fn is_version_directory(path: &Path) -> bool {
+    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    let mut parts = name.split(|byte| *byte == b'_');
+    let number = |part: Option<&[u8]>| part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit));
+    parts.next() == Some(b"PG") && number(parts.next()) && number(parts.next()) && parts.next().is_none()
+}
+
+/// The path without links, as far as it exists.
+fn resolve(path: &Path) -> PathBuf {
+    let known = path.ancestors().find_map(|above| {
+        let real = above.canonicalize().ok()?;
+        let rest = path.strip_prefix(above).ok()?;
+        Some(real.join(rest).components().collect())
+    });
+    known.unwrap_or_else(|| path.to_owned())
+}
+
+fn look(path: &Path) -> Result<Option<Directory>> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => Directory::open(path).map(Some),
+        Ok(found) => {
+            let what = if found.is_symlink() {
+                "a symbolic link"
+            } else {
+                "a file"
+            };
+            Err(Error::refused(format!("can't restore into {}", path.display()))
+                .detail(format!("it is {what}, not a directory"))
+                .hint("Choose another place with `--into` or `--tablespace OLD=NEW`."))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).during(|| format!("look at {}", path.display())),
+    }
+}
+
+fn check_target(target: &Path) -> Result<TargetState> {
+    let state = inspect(target)?;
+    if state == TargetState::Absent {
+        check_parent(target)?;
+        return Ok(state);
+    }
+    if let Some(server) = is_running(target)? {
+        return Err(Error::refused(format!("a server runs on {}", target.display()))
+            .detail(format!("process {}", server.pid))
+            .hint("Choose another directory with `--into`; `pgkeep restore` never touches a running cluster."));
+    }
+    if state == TargetState::Occupied {
+        return Err(occupied(target));
+    }
+    check_own(target)?;
+    Ok(state)
+}
+
+fn occupied(target: &Path) -> Error {
+    let marked = Directory::open(target).and_then(|directory| Marker::of_target(&directory));
+    let detail = match marked {
+        Ok(Some(marker)) if marker.is_for(target) => "it holds a finished restore".to_owned(),
+        Ok(Some(marker)) => format!("it holds an unfinished restore into {}", marker.target()),
+        _ if target.join("PG_VERSION").exists() => "it holds a PostgreSQL cluster".to_owned(),
+        _ => "nothing in it was made by an unfinished `pgkeep restore`".to_owned(),
+    };
+    Error::refused(format!("{} is not empty", target.display()))
+        .detail(detail)
+        .hint("Choose another directory with `--into`, or move this one away; `pgkeep restore` replaces nothing.")
+}
+
+fn check_tablespace(tablespace: &TablespaceTarget, marker: Option<&Marker>) -> Result<()> {
+    let (oid, to) = (tablespace.oid, tablespace.to.as_path());
+    let during = || format!("place tablespace {oid}");
+    let Some(directory) = look(to).during(during)? else {
+        return check_parent(to).during(during);
+    };
+    let ours = marker.is_some_and(|marker| marker.claims(&directory).unwrap_or(false));
+    if !ours && !directory.is_vacant()? {
+        let hint = format!(
+            "Restore it elsewhere with `--tablespace {}=NEW`.",
+            tablespace.from.display()
+        );
+        return Err(
+            Error::refused(format!("the place of tablespace {oid}, {}, is not empty", to.display()))
+                .detail("the source, or another cluster, may use it")
+                .hint(hint),
+        );
+    }
+    check_own(to).during(during)
+}
+
+/// A directory that exists must be ours, or we root, because PostgreSQL runs as its owner.
+fn check_own(path: &Path) -> Result<()> {
+    let owner = path.metadata().during(|| format!("look at {}", path.display()))?.uid();
+    let current = rustix::process::geteuid();
+    if current.is_root() || current.as_raw() == owner {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{} belongs to another user", path.display()))
+        .detail(format!(
+            "its owner is user {owner}, and this is user {}",
+            current.as_raw()
+        ))
+        .hint("Run `pgkeep restore` as the user that shall run PostgreSQL, or as root."))
+}
+
+fn check_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    let refuse = |detail: String| {
+        Error::refused(format!("can't create {}", path.display()))
+            .detail(detail)
+            .hint(format!(
+                "Create {} for the user that runs PostgreSQL, then run `pgkeep restore` again.",
+                parent.display()
+            ))
+    };
+    if !parent.is_dir() {
+        return Err(refuse(format!("there is no directory {}", parent.display())));
+    }
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, parent, wanted, AtFlags::EACCESS).map_err(|errno| {
+        refuse(format!(
+            "{} can't be written to: {}",
+            parent.display(),
+            std::io::Error::from(errno)
+        ))
+    })
+}
