@@ -25,7 +25,7 @@ pub use corrupt::{Damage, Damaged};
 pub use fixture::Shop;
 pub use oracle::{Ledger, Oracle, Upto};
 pub use postgres::{Cluster, StopMode, majors};
-pub use run::{Output, Run};
+pub use run::{Output, Run, Running, Signal};
 pub use s3::{Bucket, S3Server};
 pub use scratch::Scratch;
 pub use user::OsUser;

@@ -6,13 +6,17 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, kill_process, kill_process_group};
 
+pub use rustix::process::Signal;
+
+use crate::reaper;
 use crate::user::OsUser;
 use crate::wait;
 
@@ -102,7 +106,21 @@ impl Run {
     ///
     /// # Panics
     /// When the program can't be started, or had to be killed at its limit.
-    pub fn run(mut self) -> Output {
+    pub fn run(self) -> Output {
+        self.start().wait()
+    }
+
+    /// Starts it; the caller looks at it, signals it, and waits.
+    ///
+    /// # Panics
+    /// When the program can't be started.
+    pub fn spawn(self) -> Running {
+        let running = self.start();
+        reaper::watch_pid(running.pid());
+        running
+    }
+
+    fn start(mut self) -> Running {
         let (stdout, stderr) = (capture(), capture());
         self.command
             .stdin(self.stdin.as_deref().map_or_else(Stdio::null, input))
@@ -111,28 +129,99 @@ impl Run {
             .process_group(0);
         let begun = Instant::now();
         let child = self.command.spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("start {}: {error}", self.shown));
-        let status = end_of(&mut child, self.limit);
-        let output = Output {
+        let child = child.unwrap_or_else(|error| panic!("start {}: {error}", self.shown));
+        Running {
+            child,
             shown: self.shown,
+            limit: self.limit,
+            begun,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+/// A program that was started and not waited for yet; dropping it kills it with its children.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    shown: String,
+    limit: Duration,
+    begun: Instant,
+    stdout: File,
+    stderr: File,
+}
+
+impl Running {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// Sends a signal to it alone; nothing to do for one that has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.is_running() {
+            kill_process(group_of(&self.child), signal).expect("our own child");
+        }
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        let path = format!("/proc/self/fd/{}", self.stderr.as_raw_fd());
+        String::from_utf8_lossy(&std::fs::read(path).expect("our own file")).into_owned()
+    }
+
+    /// A line of `/proc/<pid>/<file>` that begins with `label`, as a number: `("status", "VmHWM:")` is the peak of its
+    /// memory in KiB, `("io", "rchar:")` how many bytes it has read. `None` once it has ended.
+    pub fn proc_number(&self, file: &str, label: &str) -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(label))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it had to be killed at its limit.
+    pub fn wait(mut self) -> Output {
+        let status = end_of(&mut self.child, self.limit);
+        let output = Output {
+            shown: self.shown.clone(),
             code: status.and_then(|status| status.code()),
             signal: status.and_then(|status| status.signal()),
-            stdout: text_of(stdout),
-            stderr: text_of(stderr),
-            elapsed: begun.elapsed(),
+            stdout: text_of(&self.stdout),
+            stderr: text_of(&self.stderr),
+            elapsed: self.begun.elapsed(),
         };
         assert!(status.is_some(), "killed after {} s: {output}", self.limit.as_secs());
         output
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.is_running() {
+            end_of(&mut self.child, Duration::ZERO);
+        }
+        reaper::forget_pid(self.pid());
+    }
+}
+
+fn group_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id() as i32).expect("a pid is positive")
+}
+
 /// Waits for the end; kills the process group and gives `None` at the limit.
 fn end_of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let ended = wait::try_until(limit, || child.try_wait().expect("our own child"));
     if ended.is_none() {
-        let group = Pid::from_raw(child.id() as i32).expect("a pid is positive");
         // It may have ended by itself just now, which is what we want.
-        let _ = kill_process_group(group, Signal::KILL);
+        let _ = kill_process_group(group_of(child), Signal::KILL);
         child.wait().expect("our own child");
     }
     ended
@@ -150,7 +239,7 @@ fn input(bytes: &[u8]) -> Stdio {
     file.into()
 }
 
-fn text_of(mut file: File) -> String {
+fn text_of(mut file: &File) -> String {
     let mut bytes = Vec::new();
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
@@ -250,6 +339,17 @@ mod tests {
             .run()
             .ok();
         assert_ne!(output.stdout.trim(), "0");
+    }
+
+    #[test]
+    fn a_running_program_is_looked_at_and_signalled() {
+        let mut sleep = Run::new("/bin/sh")
+            .args(["-c", "echo begun >&2; exec sleep 60"])
+            .spawn();
+        wait::until("its first word", LIMIT, || (sleep.stderr() == "begun\n").then_some(()));
+        assert!(sleep.proc_number("status", "VmHWM:").unwrap() > 0);
+        sleep.signal(Signal::TERM);
+        assert_eq!(sleep.wait().signal, Some(15));
     }
 
     #[test]
