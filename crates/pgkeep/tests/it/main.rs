@@ -6,10 +6,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod archiving;
+
 use pgkeep_testkit::fixture::{Builder, Shop};
 
 /// An installation of the binary under test around a new cluster of `major`.
-#[allow(dead_code, reason = "until the first module is here")]
 fn shop(major: u16) -> Builder {
     Shop::builder(env!("CARGO_BIN_EXE_pgkeep"), major)
 }

@@ -12,10 +12,14 @@ crate::every_major! {
         cluster.start();
         cluster.restart(StopMode::Immediate);
         cluster.restart(StopMode::Fast);
+        cluster.check_structure();
         assert_eq!(cluster.sql("SELECT count(*) FROM t"), "100");
         assert!(cluster.version().starts_with(&major.to_string()));
         assert!(cluster.sql_err("SELECT 1/0").contains("division by zero"));
         assert_eq!(cluster.sql("SHOW data_checksums; SHOW wal_segment_size; SHOW fsync"), "on\n1MB\noff");
+        cluster.stop(StopMode::Fast);
+        cluster.check_pages();
+        assert_eq!(cluster.control("Database cluster state"), "shut down");
     }
 
     /// Aim: a standby streams and can be promoted onto the next timeline.
@@ -65,4 +69,16 @@ crate::every_major! {
         std::fs::remove_file(dir.join(&first)).unwrap();
         assert!(recover("broken").start_expect_failure().contains("recovery ended before configured recovery target"));
     }
+}
+
+/// Aim: damage that PostgreSQL itself would notice is noticed here. Method: a flipped bit in a heap page.
+#[test]
+#[should_panic(expected = "checksum verification failed")]
+fn a_bad_page_is_noticed() {
+    let mut cluster = Cluster::builder(16).start();
+    cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i; CHECKPOINT");
+    let file = cluster.sql("SELECT pg_relation_filepath('t')");
+    cluster.stop(StopMode::Fast);
+    crate::Damaged::new(cluster.data_dir(), &file, crate::Damage::FlipBit { at: 9000, bit: 3 }).keep();
+    cluster.check_pages();
 }

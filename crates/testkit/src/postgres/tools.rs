@@ -216,6 +216,32 @@ impl Cluster {
             .stdout
     }
 
+    /// Lets PostgreSQL compare every heap with its TOAST and every B-tree with its heap, in all databases.
+    ///
+    /// # Panics
+    /// With what `pg_amcheck` found.
+    #[track_caller]
+    pub fn check_structure(&self) {
+        let options = [
+            "--all",
+            "--install-missing",
+            "--heapallindexed",
+            "--parent-check",
+            "--rootdescend",
+        ];
+        self.program("pg_amcheck").args(options).run().ok();
+    }
+
+    /// Lets PostgreSQL verify the checksum of every page. It must be stopped, and made with checksums.
+    ///
+    /// # Panics
+    /// With what `pg_checksums` found.
+    #[track_caller]
+    pub fn check_pages(&self) {
+        let run = program(self.major, "pg_checksums").as_user(self.user);
+        run.args(["--check", "-D"]).arg(self.data_dir()).run().ok();
+    }
+
     /// One value of `pg_controldata`, such as `Latest checkpoint's REDO location`.
     #[track_caller]
     pub fn control(&self, label: &str) -> String {
