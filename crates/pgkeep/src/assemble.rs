@@ -213,9 +213,9 @@ fn cluster(cluster: &crate::config::ClusterConfig) -> ClusterConfig {
 
 fn without_repository_file(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::NotFound => error
-            .with_kind(ErrorKind::Invalid)
-            .hint("Run `pgkeep repository create` for a new repository, or copy the file from another host of this configuration."),
+        ErrorKind::NotFound => Error::invalid("this host has no repository file").source(error).hint(
+            "Run `pgkeep repository create` for a new repository, or copy the file from another host of this configuration.",
+        ),
         _ => error,
     }
 }

@@ -51,17 +51,20 @@ pub struct Global {
 /// The commands; each is described where it is defined.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Init(commands::init::Arguments),
     #[command(subcommand)]
     Repository(commands::repository::Command),
     #[command(subcommand)]
     Keys(commands::keys::Command),
     #[command(subcommand)]
     Config(commands::config::Command),
+    Status(commands::status::Arguments),
     List(commands::list::Arguments),
     Show(commands::show::Arguments),
     Window(commands::window::Arguments),
     Backup(commands::backup::Arguments),
     Mark(commands::mark::Arguments),
+    Adopt(commands::adopt::Arguments),
     #[command(subcommand)]
     Store(commands::store::Command),
     #[command(subcommand)]

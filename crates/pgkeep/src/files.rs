@@ -81,6 +81,23 @@ pub fn give_to_owner_of_directory(path: &Path) {
     }
 }
 
+/// Calls `act` for a directory and everything below it, links left out.
+pub fn for_each_below(path: &Path, act: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+    let metadata = path
+        .symlink_metadata()
+        .during(|| format!("look at {}", path.display()))?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    act(path)?;
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).during(|| format!("list {}", path.display()))? {
+            for_each_below(&entry.during(|| format!("list {}", path.display()))?.path(), act)?;
+        }
+    }
+    Ok(())
+}
+
 fn sync_directory(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),

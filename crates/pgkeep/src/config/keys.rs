@@ -130,7 +130,7 @@ pub const KEYS: &[Key] = keys![
     "cluster.NAME.archive_timeout", Kind::Duration(seconds(1), seconds(DAY)), "60 seconds",
         "How long a backup waits for the archiver before it copies, and again after it.";
     "cluster.NAME.objectives.rpo", Kind::Duration(seconds(1), seconds(365 * DAY)), "<none>",
-        "How much of the latest work may be lost; `pgkeep status` warns beyond it.";
+        "How much of the latest work may be lost.";
     "cluster.NAME.objectives.rto", Kind::Duration(seconds(1), seconds(365 * DAY)), "<none>",
         "How long recovery may take.";
 

@@ -84,8 +84,6 @@ pub struct ClusterConfig {
     pub postgres_bin: Option<PathBuf>,
     /// How long a backup waits for the archiver.
     pub archive_timeout: Duration,
-    /// How much of the latest work may be lost.
-    pub rpo: Option<Duration>,
 }
 
 /// The configuration in force.
@@ -178,6 +176,13 @@ pub fn load(file: Option<&Path>, environment: &Environment, directory: &Path) ->
             .hint("Run `pgkeep init` to make one, or name it with `--config FILE`."));
     }
     assemble(file, settings, environment, directory)
+}
+
+/// The configuration that a text would be as a file, without the environment.
+pub fn of_text(path: &Path, text: &str) -> Result<Config> {
+    let mut settings = Settings::default();
+    settings.read_file(path, text)?;
+    assemble(Some(path), settings, &Environment::default(), Path::new("/"))
 }
 
 fn display_list(paths: &[PathBuf]) -> String {
@@ -324,7 +329,6 @@ fn cluster(paths: &Paths<'_>, name: &str) -> Result<ClusterConfig> {
             .get(&["cluster", name, "postgres_bin"])
             .or_else(|| paths.get(&["postgres_bin"])),
         archive_timeout: duration(settings, &["cluster", name, "archive_timeout"]).unwrap_or(Duration::from_secs(60)),
-        rpo: duration(settings, &["cluster", name, "objectives", "rpo"]),
     })
 }
 

@@ -43,6 +43,9 @@ pub struct Arguments {
     /// Accept signers that nothing vouches for
     #[arg(long)]
     accept_signer: bool,
+    /// Give back history files only: for a cluster that recovers from its own WAL
+    #[arg(long, hide = true)]
+    only_history: bool,
 }
 
 #[derive(Serialize)]
@@ -58,6 +61,14 @@ impl View for Answered<'_> {
 
 /// Answers PostgreSQL.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
+    if arguments.only_history && !arguments.name.ends_with(".history") {
+        context.output.print(&Answered {
+            file: &arguments.name,
+            served: false,
+            exit_code: 1,
+        })?;
+        return Ok(Outcome::Code(1));
+    }
     let request = FetchRequest {
         name: arguments.name.clone(),
         destination: arguments.destination.clone(),

@@ -1,6 +1,7 @@
 //! `pgkeep wal`: what PostgreSQL calls to archive WAL and to get it back.
 
 pub mod fetch;
+pub mod finish_recovery;
 pub mod list;
 pub mod push;
 
@@ -16,6 +17,7 @@ pub enum Command {
     Push(push::Arguments),
     Fetch(fetch::Arguments),
     List(list::Arguments),
+    FinishRecovery(finish_recovery::Arguments),
 }
 
 /// Runs one of them.
@@ -24,5 +26,6 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Push(arguments) => push::run(&arguments, context),
         Command::Fetch(arguments) => fetch::run(&arguments, context),
         Command::List(arguments) => list::run(&arguments, context),
+        Command::FinishRecovery(arguments) => finish_recovery::run(&arguments, context),
     }
 }
