@@ -258,7 +258,9 @@ fn version_of(program: &Path) -> Result<String> {
         .split_once("(PostgreSQL) ")
         .and_then(|(_, version)| version.split_whitespace().next())
         .map(str::to_owned)
-        .ok_or_else(|| Error::invalid("not a program of PostgreSQL").detail(format!("it says \"{}\"", output.escape_debug())))
+        .ok_or_else(|| {
+            Error::invalid("not a program of PostgreSQL").detail(format!("it says \"{}\"", output.escape_debug()))
+        })
 }
 
 fn said(program: &Path) -> Result<String> {

@@ -113,8 +113,5 @@ fn a_program_that_is_not_postgresql_is_no_candidate() {
     install(&dir, "14.23");
     std::fs::write(dir.join("postgres"), "#!/bin/sh\necho hello\n").unwrap();
     let error = machine.search(Some(14)).find().unwrap_err();
-    assert!(
-        error.detail_text().unwrap().contains("it says \"hello\""),
-        "{error:?}"
-    );
+    assert!(error.detail_text().unwrap().contains("it says \"hello\""), "{error:?}");
 }

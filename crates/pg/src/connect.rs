@@ -8,6 +8,7 @@
 mod conninfo;
 mod fault;
 mod open;
+mod parameter;
 mod params;
 mod passfile;
 mod service;
@@ -20,9 +21,10 @@ use std::time::Duration;
 use pgkeep_base::{Error, PgMajor, Result};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
-use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::types::FromSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
+pub use parameter::Parameter;
 use params::Params;
 
 /// Looks an environment variable up. The caller decides what pgkeep may see.
@@ -78,16 +80,20 @@ impl Connection {
         async move { open::any(params?).await }
     }
 
-    /// The rows of a statement with parameters.
-    pub async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
-        self.client.query(sql, params).await.map_err(|error| self.fault(error))
+    /// The rows of one statement, in one round trip.
+    pub async fn query(&self, sql: &str, params: &[&dyn Parameter]) -> Result<Vec<Row>> {
+        let params = params.iter().map(|param| param.typed());
+        self.client
+            .query_typed(sql, &params.collect::<Vec<_>>())
+            .await
+            .map_err(|error| self.fault(error))
     }
 
     /// The one row of a statement that always has one.
     ///
     /// # Errors
     /// Also `Internal` when there are none or several.
-    pub async fn query_one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+    pub async fn query_one(&self, sql: &str, params: &[&dyn Parameter]) -> Result<Row> {
         let mut rows = self.query(sql, params).await?;
         match (rows.pop(), rows.is_empty()) {
             (Some(row), true) => Ok(row),
@@ -113,6 +119,8 @@ impl Connection {
     }
 
     /// Asks the backend for its number, within [`PING_TIMEOUT`].
+    ///
+    /// Statements of a session queue up: a ping behind a long one fails for no reason.
     ///
     /// # Errors
     /// `Unavailable` when it is gone or silent; `Unsupported` when another backend answers (a transaction pooler).
@@ -189,8 +197,9 @@ impl Connection {
             return fault::from_server(server);
         }
         match lost.as_deref() {
-            Some(words) => Error::unavailable("the connection to PostgreSQL was lost")
-                .detail(format!("{words} ({})", self.place)),
+            Some(words) => {
+                Error::unavailable("the connection to PostgreSQL was lost").detail(format!("{words} ({})", self.place))
+            }
             None => fault::in_use(error),
         }
     }

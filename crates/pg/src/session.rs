@@ -14,6 +14,10 @@ use crate::facts;
 
 /// The first half of every advisory lock of pgkeep: "pgkp" as a number.
 const LOCK_CLASS: i32 = 0x7067_6B70;
+/// How often a lock is tried for whose holder has just left.
+const LOCK_ATTEMPTS: usize = 3;
+/// The longest label, in bytes: `MAXPGPATH - 1`.
+pub const LABEL_BYTES_MAX: usize = 1023;
 /// The longest restore point's name, in bytes: `MAXFNAMELEN - 1`.
 pub const RESTORE_POINT_BYTES_MAX: usize = 63;
 
@@ -76,9 +80,10 @@ impl BackupSession {
     /// `fast` asks for an immediate checkpoint; otherwise the server spreads it over minutes, and this waits.
     ///
     /// # Errors
-    /// `Conflict` when another session holds the lock, `Unsupported` on a standby, `Denied` with the grant in the
+    /// `Invalid` for a label of several lines, `Conflict` when another session holds the lock, `Unsupported` on a standby, `Denied` with the grant in the
     /// hint, `Refused` where the server can't back up (`wal_level = minimal`).
     pub async fn begin(conn: Connection, label: &str, fast: bool, key: AdvisoryKey) -> Result<BackupSession> {
+        check_label(label)?;
         refuse_standby(&conn).await?;
         take_lock(&conn, key).await?;
         let (grant, sql) = match conn.major().has_pg_backup_start() {
@@ -136,10 +141,10 @@ impl BackupSession {
         };
         // The files must be written byte for byte: to a client that speaks no encoding the server converts nothing,
         // not even a tablespace's path that is no text in the database's encoding.
-        self.conn.batch("SET client_encoding = 'SQL_ASCII'").await?;
-        let sql = format!(
-            "SELECT lsn::text, labelfile, spcmapfile, pg_catalog.clock_timestamp() FROM pg_catalog.{call}"
-        );
+        let unconverted = self.conn.batch("SET client_encoding = 'SQL_ASCII'").await;
+        unconverted.during(|| "end the server's backup mode")?;
+        let sql =
+            format!("SELECT lsn::text, labelfile, spcmapfile, pg_catalog.clock_timestamp() FROM pg_catalog.{call}");
         let row = self
             .conn
             .query_one(&sql, &[])
@@ -187,6 +192,16 @@ fn check(started: &Started, stopped: &Stopped) -> Result<()> {
     )
 }
 
+/// The label is a line of `backup_label`.
+fn check_label(label: &str) -> Result<()> {
+    match label.len() <= LABEL_BYTES_MAX && !label.chars().any(char::is_control) {
+        true => Ok(()),
+        false => Err(Error::invalid("the label can't be a backup's")
+            .detail(format!("a label is one line of at most {LABEL_BYTES_MAX} bytes"))
+            .hint("Choose another label for `pgkeep backup`.")),
+    }
+}
+
 async fn refuse_standby(conn: &Connection) -> Result<()> {
     let row = conn.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?;
     match column::<bool>(&row, 0)? {
@@ -197,16 +212,21 @@ async fn refuse_standby(conn: &Connection) -> Result<()> {
     }
 }
 
+/// Tries again only if the holder was gone by the time it was looked for.
 async fn take_lock(conn: &Connection, key: AdvisoryKey) -> Result<()> {
-    let sql = "SELECT pg_catalog.pg_try_advisory_lock($1, $2)";
-    let row = conn.query_one(sql, &[&key.class, &key.object]).await?;
-    if column::<bool>(&row, 0)? {
-        return Ok(());
+    for _ in 0..LOCK_ATTEMPTS {
+        let sql = "SELECT pg_catalog.pg_try_advisory_lock($1, $2)";
+        let row = conn.query_one(sql, &[&key.class, &key.object]).await?;
+        if column::<bool>(&row, 0)? {
+            return Ok(());
+        }
+        if let Some(holder) = holder_of(conn, key).await? {
+            return Err(Error::conflict("another backup of this cluster is running")
+                .detail(holder)
+                .hint("Wait for it to finish, then run `pgkeep backup` again."));
+        }
     }
-    let holder = holder_of(conn, key).await?;
-    Err(Error::conflict("another backup of this cluster is running")
-        .detail(holder.unwrap_or_else(|| "it ended just now".to_owned()))
-        .hint("Wait for it to finish, then run `pgkeep backup` again."))
+    Err(Error::conflict("other backups of this cluster come and go").hint("Run `pgkeep backup` again."))
 }
 
 /// Who holds the lock, in words; `None` if nobody does any more.
@@ -309,9 +329,15 @@ mod tests {
     #[test]
     fn the_lock_of_a_cluster_is_forever_the_same() {
         let key = AdvisoryKey::for_backups_of(&"main".parse().unwrap());
-        assert_eq!((key.class, key.object), (1_885_825_904, key.object));
+        assert_eq!((key.class, key.object), (1_885_825_904, 607_339_321));
         assert_eq!(key, AdvisoryKey::for_backups_of(&"main".parse().unwrap()));
         assert_ne!(key, AdvisoryKey::for_backups_of(&"other".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_label_is_one_line() {
+        assert!(check_label("pgkeep 20261120T101512Z-0123456789").is_ok());
+        assert!(check_label("a\nSTART TIMELINE: 7").is_err() && check_label(&"x".repeat(1024)).is_err());
     }
 
     #[test]

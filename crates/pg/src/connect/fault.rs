@@ -3,7 +3,7 @@
 //! Invariant: the server's own words survive: its message is our message, its DETAIL and HINT are our detail.
 
 use pgkeep_base::{Error, ErrorKind};
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, SqlState};
 
 /// An error that the server sent.
 pub(super) fn from_server(error: &DbError) -> Error {
@@ -39,6 +39,17 @@ fn kind_of(sqlstate: &str) -> ErrorKind {
     }
 }
 
+/// True for failures of TLS itself, and for rules of the server that may be about it (no line in pg_hba.conf fits).
+pub(super) fn is_about_encryption(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        None => error.to_string() == TLS_FAILED,
+    }
+}
+
+/// How tokio-postgres, which keeps its kinds to itself, begins the errors of a handshake.
+const TLS_FAILED: &str = "error performing TLS handshake";
+
 /// Why one address didn't let us in. The caller adds where that was.
 pub(super) fn while_connecting(error: tokio_postgres::Error) -> Error {
     if let Some(error) = error.as_db_error() {
@@ -53,7 +64,7 @@ pub(super) fn while_connecting(error: tokio_postgres::Error) -> Error {
         "authentication error" => {
             return with_cause(Error::denied("the server did not accept the authentication"), error);
         }
-        "error performing TLS handshake" => return with_cause(Error::denied("no trusted TLS connection"), error),
+        TLS_FAILED => return with_cause(Error::denied("no trusted TLS connection"), error),
         "error connecting to server" => "no server answers",
         "connection closed" => "the server closed the connection during the start-up",
         other => other,

@@ -4,8 +4,9 @@
 
 use std::future::poll_fn;
 use std::sync::PoisonError;
+use std::time::Duration;
 
-use pgkeep_base::{Error, ErrorKind, PgMajor, Result, ResultExt};
+use pgkeep_base::{Error, ErrorKind, PgMajor, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
@@ -19,6 +20,10 @@ const SETTINGS: &str = "-c search_path=pg_catalog,pg_temp -c standard_conforming
      -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 /// Lets the server notice within seconds that we died in the middle of a long statement.
 const WATCH_CLIENT: &str = "SET client_connection_check_interval = '5s'";
+
+/// How often, and after which pauses, a session that can't be written to any more is listened to.
+const LISTEN_ATTEMPTS: u32 = 10;
+const LISTEN_EVERY: Duration = Duration::from_millis(5);
 
 /// A connection to the first address that takes us.
 pub(super) async fn any(params: Params) -> Result<Connection> {
@@ -110,35 +115,38 @@ struct Session {
 
 /// Connects, with TLS where that is asked for.
 ///
-/// `prefer` falls back to plain text when TLS or the server's rules for it fail, as in libpq.
+/// `prefer` falls back to plain text when TLS fails or the server's rules forbid it, as in libpq; not after a wrong
+/// password, which would then travel in the clear.
 async fn reach(target: &Target, params: &Params) -> Result<Session> {
     let mode = match &target.address {
         Address::Unix(_) => tls::Mode::Disable,
         Address::Tcp { .. } => params.tls.effective(),
     };
-    match mode {
+    let reached = match mode {
         tls::Mode::Disable => plain(target, params).await,
-        tls::Mode::Prefer => match encrypted(target, params, SslMode::Prefer).await {
-            Err(error) if error.kind() == ErrorKind::Denied => plain(target, params).await,
-            result => result,
+        tls::Mode::Prefer => match encrypted(target, params, SslMode::Prefer).await? {
+            Err(error) if fault::is_about_encryption(&error) => plain(target, params).await,
+            reached => reached,
         },
         tls::Mode::Require | tls::Mode::VerifyCa | tls::Mode::VerifyFull => {
-            encrypted(target, params, SslMode::Require).await
+            encrypted(target, params, SslMode::Require).await?
         }
-    }
+    };
+    reached.map_err(fault::while_connecting)
 }
 
-async fn plain(target: &Target, params: &Params) -> Result<Session> {
-    let config = config(target, params, SslMode::Disable);
-    let (client, connection) = config.connect(NoTls).await.map_err(fault::while_connecting)?;
+/// What the driver says about an attempt.
+type Reached = std::result::Result<Session, tokio_postgres::Error>;
+
+async fn plain(target: &Target, params: &Params) -> Reached {
+    let (client, connection) = config(target, params, SslMode::Disable).connect(NoTls).await?;
     Ok(drive(client, connection))
 }
 
-async fn encrypted(target: &Target, params: &Params, mode: SslMode) -> Result<Session> {
-    let config = config(target, params, mode);
+async fn encrypted(target: &Target, params: &Params, mode: SslMode) -> Result<Reached> {
     let connector = params.tls.connector()?;
-    let (client, connection) = config.connect(connector).await.map_err(fault::while_connecting)?;
-    Ok(drive(client, connection))
+    let connected = config(target, params, mode).connect(connector).await;
+    Ok(connected.map(|(client, connection)| drive(client, connection)))
 }
 
 fn config(target: &Target, params: &Params, mode: SslMode) -> Config {
@@ -187,21 +195,7 @@ where
     let lost = LastWords::default();
     let words = lost.clone();
     let driver = tokio::spawn(async move {
-        let mut warning = None;
-        let last = loop {
-            match poll_fn(|cx| connection.poll_message(cx)).await {
-                Some(Ok(AsyncMessage::Notice(notice))) => {
-                    tracing::debug!(message = notice.message(), "PostgreSQL says");
-                    // Before an immediate shutdown or after a crash the server's last word is a warning.
-                    if notice.code().code().starts_with("57") {
-                        warning = Some(notice.message().to_owned());
-                    }
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break warning.unwrap_or_else(|| words_of(&error)),
-                None => break "the session was closed".to_owned(),
-            }
-        };
+        let last = last_words(&mut connection).await;
         words.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(last);
         drop(connection);
     });
@@ -210,6 +204,43 @@ where
         driver: Driver(driver),
         lost,
     }
+}
+
+/// Moves the session's bytes until it ends, and tells why it did.
+async fn last_words<S, T>(connection: &mut tokio_postgres::Connection<S, T>) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut warning = None;
+    let mut failure = None;
+    let mut attempts = LISTEN_ATTEMPTS;
+    loop {
+        match poll_fn(|cx| connection.poll_message(cx)).await {
+            Some(Ok(AsyncMessage::Notice(notice))) => {
+                tracing::debug!(message = notice.message(), "PostgreSQL says");
+                // Before an immediate shutdown or after a crash the server's last word is a warning.
+                if notice.code().code().starts_with("57") {
+                    warning = Some(notice.message().to_owned());
+                }
+            }
+            Some(Ok(_)) => {}
+            // Writing failed, but the server's farewell may still lie unread in the socket: whoever waits for an
+            // answer gets it, else it is the next error.
+            Some(Err(error)) if is_io(&error) && attempts > 0 => {
+                attempts -= 1;
+                failure.get_or_insert_with(|| words_of(&error));
+                tokio::time::sleep(LISTEN_EVERY).await;
+            }
+            Some(Err(error)) if error.as_db_error().is_some() => return words_of(&error),
+            Some(Err(error)) => return warning.or(failure).unwrap_or_else(|| words_of(&error)),
+            None => return "the session was closed".to_owned(),
+        }
+    }
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 fn words_of(error: &tokio_postgres::Error) -> String {

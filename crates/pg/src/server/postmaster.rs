@@ -30,6 +30,14 @@ pub struct Postmaster {
     pub status: Status,
 }
 
+impl Postmaster {
+    /// Where its program lies; `None` where we may not see that (another user's process).
+    pub fn program_dir(&self) -> Option<PathBuf> {
+        let program = std::fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?;
+        program.parent().map(Path::to_owned)
+    }
+}
+
 /// The last line of `postmaster.pid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

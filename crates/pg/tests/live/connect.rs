@@ -9,7 +9,10 @@ use pgkeep_pg::server::{StopMode, free_port};
 
 use crate::rig::{Rig, SECONDS, every_major, newest, no_environment};
 
-every_major!(a_session_is_safe_whatever_the_role_says, last_words_survive_the_connection);
+every_major!(
+    a_session_is_safe_whatever_the_role_says,
+    last_words_survive_the_connection
+);
 
 async fn a_session_is_safe_whatever_the_role_says(major: PgMajor) {
     let rig = Rig::start(major, &[]).await;
@@ -43,8 +46,10 @@ async fn last_words_survive_the_connection(major: PgMajor) {
     let (idle_pid, busy_pid) = (idle.backend_pid(), busy.backend_pid());
     let kill = async {
         tokio::time::sleep(SECONDS(1)).await;
-        rig.ask(&format!("SELECT pg_terminate_backend({idle_pid})")).await;
-        rig.ask(&format!("SELECT pg_terminate_backend({busy_pid})")).await;
+        rig.ask(&format!("SELECT pg_terminate_backend({idle_pid}, 30000)"))
+            .await;
+        rig.ask(&format!("SELECT pg_terminate_backend({busy_pid}, 30000)"))
+            .await;
     };
     let (pending, ()) = tokio::join!(busy.batch("SELECT pg_sleep(60)"), kill);
     let words = "terminating connection due to administrator command";
@@ -64,10 +69,12 @@ async fn last_words_survive_the_connection(major: PgMajor) {
 #[tokio::test]
 async fn who_may_not_in_is_told_why() {
     let rig = Rig::start(newest(), &[]).await;
-    rig.run("SET password_encryption = 'scram-sha-256'; CREATE ROLE scrammy LOGIN PASSWORD 'right'").await;
+    rig.run("SET password_encryption = 'scram-sha-256'; CREATE ROLE scrammy LOGIN PASSWORD 'right'")
+        .await;
     let hba = "local all scrammy scram-sha-256\nlocal all barred reject\nlocal all all trust\n";
     std::fs::write(rig.server.data_dir().join("pg_hba.conf"), hba).unwrap();
-    rig.run("SELECT pg_reload_conf(); SELECT pg_sleep(0.3); CREATE ROLE barred LOGIN").await;
+    rig.run("SELECT pg_reload_conf(); SELECT pg_sleep(0.3); CREATE ROLE barred LOGIN")
+        .await;
     let kind_of = async |conninfo: String| match Connection::open(&conninfo, &no_environment).await {
         Ok(_) => None,
         Err(error) => {
@@ -79,9 +86,15 @@ async fn who_may_not_in_is_told_why() {
     assert_eq!(kind_of(format!("{scrammy} password=right")).await, None);
     let (kind, words) = kind_of(format!("{scrammy} password=wrong")).await.unwrap();
     assert_eq!(kind, ErrorKind::Denied);
-    assert!(words.contains("password authentication failed for user \"scrammy\""), "{words}");
+    assert!(
+        words.contains("password authentication failed for user \"scrammy\""),
+        "{words}"
+    );
     let (kind, words) = kind_of(scrammy.clone()).await.unwrap();
-    assert_eq!((kind, words.as_str()), (ErrorKind::Denied, "the server asks for a password: password missing"));
+    assert_eq!(
+        (kind, words.as_str()),
+        (ErrorKind::Denied, "the server asks for a password: password missing")
+    );
     let (kind, words) = kind_of(rig.server.conninfo("barred", "postgres")).await.unwrap();
     assert_eq!(kind, ErrorKind::Denied);
     assert!(words.contains("pg_hba.conf rejects connection"), "{words}");
@@ -89,7 +102,11 @@ async fn who_may_not_in_is_told_why() {
     assert_eq!(kind, ErrorKind::Invalid);
 
     let file = rig.room.path("pgpass");
-    std::fs::write(&file, format!("{}:*:*:scrammy:right\n", rig.server.socket_dir().display())).unwrap();
+    std::fs::write(
+        &file,
+        format!("{}:*:*:scrammy:right\n", rig.server.socket_dir().display()),
+    )
+    .unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let environment = move |name: &str| (name == "PGPASSFILE").then(|| file.display().to_string());
     Connection::open(&scrammy, &environment).await.unwrap();
@@ -102,22 +119,37 @@ async fn silence_moves_on_to_the_next_address() {
     let rig = Rig::start(newest(), &[("listen_addresses", "127.0.0.1")]).await;
     let closed = free_port().unwrap();
     let uri = |query: &str| {
-        format!("postgresql://postgres@127.0.0.1:{closed},localhost:{}/postgres{query}", rig.server.port())
+        format!(
+            "postgresql://postgres@127.0.0.1:{closed},localhost:{}/postgres{query}",
+            rig.server.port()
+        )
     };
     let conn = Connection::open(&uri(""), &no_environment).await.unwrap();
     assert!(conn.place().starts_with("host localhost, port "));
-    Connection::open(&uri("?target_session_attrs=primary"), &no_environment).await.unwrap();
-    Connection::open(&uri("?target_session_attrs=prefer-standby"), &no_environment).await.unwrap();
-    let error = Connection::open(&uri("?target_session_attrs=standby"), &no_environment).await.unwrap_err();
+    Connection::open(&uri("?target_session_attrs=primary"), &no_environment)
+        .await
+        .unwrap();
+    Connection::open(&uri("?target_session_attrs=prefer-standby"), &no_environment)
+        .await
+        .unwrap();
+    let error = Connection::open(&uri("?target_session_attrs=standby"), &no_environment)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let words = error.detail_text().unwrap();
-    assert!(words.contains("Connection refused") && words.contains("target_session_attrs"), "{words}");
+    assert!(
+        words.contains("Connection refused") && words.contains("target_session_attrs"),
+        "{words}"
+    );
 }
 
 #[tokio::test]
 async fn a_listener_that_never_answers_costs_the_timeout_and_no_more() {
     let mute = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let conninfo = format!("host=127.0.0.1 port={} user=u connect_timeout=1", mute.local_addr().unwrap().port());
+    let conninfo = format!(
+        "host=127.0.0.1 port={} user=u connect_timeout=1",
+        mute.local_addr().unwrap().port()
+    );
     let began = Instant::now();
     let error = Connection::open(&conninfo, &no_environment).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -135,6 +167,9 @@ async fn errors_keep_the_servers_words() {
     assert_eq!(error.message(), "permission denied for function pg_switch_wal");
     assert!(error.detail_text().unwrap().contains("SQLSTATE 42501"));
     let error = conn.query("SELECT 1/0", &[]).await.unwrap_err();
-    assert_eq!((error.kind(), error.message()), (ErrorKind::Invalid, "division by zero"));
+    assert_eq!(
+        (error.kind(), error.message()),
+        (ErrorKind::Invalid, "division by zero")
+    );
     conn.ping().await.unwrap();
 }

@@ -1,14 +1,22 @@
 //! A copy taken in a backup session recovers, and its end is seen for what it is.
 
 use std::path::Path;
+use std::time::Instant;
 
 use pgkeep_base::{ErrorKind, PgMajor};
-use pgkeep_pg::server::{RecoveryEnd, Readiness};
+use pgkeep_pg::connect::Connection;
+use pgkeep_pg::facts::ServerFacts;
+use pgkeep_pg::server::{Readiness, RecoveryEnd};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{Rig, Room, SECONDS, every_major, newest, no_environment};
 
-every_major!(recovery_ends_as_its_action_says, a_target_that_is_never_reached_is_an_error);
+every_major!(
+    recovery_ends_as_its_action_says,
+    a_target_that_is_never_reached_is_an_error,
+    a_standby_is_known_and_not_backed_up,
+);
 
 /// A backup with WAL after it: rows 1 before the restore point "here", 2 after it.
 struct Source {
@@ -28,7 +36,9 @@ impl Source {
         let rig = Rig::serve(room, major, &data, &settings).await;
         rig.run("CREATE TABLE public.t (n int)").await;
         let key = AdvisoryKey::for_backups_of(&"main".parse().unwrap());
-        let session = BackupSession::begin(rig.connect().await, "copy", true, key).await.unwrap();
+        let session = BackupSession::begin(rig.connect().await, "copy", true, key)
+            .await
+            .unwrap();
         let base = rig.room.copy(&data, "base");
         let stopped = session.finish().await.unwrap();
         for name in ["postmaster.pid", "postmaster.opts"] {
@@ -86,16 +96,31 @@ async fn recovery_ends_as_its_action_says(major: PgMajor) {
         } else {
             assert_eq!(outcome.end_lsn, Some(point), "{action}");
             assert!(outcome.last_commit_at.is_some());
-            assert_eq!(outcome.timeline.map(|timeline| timeline.get()), (action == "promote").then_some(2));
+            assert_eq!(
+                outcome.timeline.map(|timeline| timeline.get()),
+                (action == "promote").then_some(2)
+            );
             assert_eq!(rig.ask("SELECT array_agg(n) FROM public.t").await, "{1}", "{action}");
         }
-        let room = if rig.server.is_alive() { rig.stop().await } else { rig.room };
+        let room = if rig.server.is_alive() {
+            rig.stop().await
+        } else {
+            rig.room
+        };
         source = Source { room, point };
     }
     // A copy that accepts no connections while it recovers.
-    let mut rig = source.recover(major, "cold", &[("hot_standby", "off"), ("recovery_target_timeline", "1")]);
+    let mut rig = source.recover(
+        major,
+        "cold",
+        &[("hot_standby", "off"), ("recovery_target_timeline", "1")],
+    );
     let conninfo = rig.conninfo();
-    let outcome = rig.server.wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {}).await.unwrap();
+    let outcome = rig
+        .server
+        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {})
+        .await
+        .unwrap();
     assert_eq!(outcome.end, RecoveryEnd::Promoted);
     assert_eq!(rig.ask("SELECT array_agg(n ORDER BY n) FROM public.t").await, "{1,2}");
 }
@@ -104,22 +129,97 @@ async fn a_target_that_is_never_reached_is_an_error(major: PgMajor) {
     let source = Source::make(major).await;
     let mut rig = source.recover(major, "copy", &[("recovery_target_name", "nowhere")]);
     let conninfo = rig.conninfo();
-    let error = rig.server.wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {}).await.unwrap_err();
+    let error = rig
+        .server
+        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {})
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     let words = error.detail_text().unwrap();
-    assert!(words.contains("FATAL: recovery ended before configured recovery target was reached"), "{words}");
+    assert!(
+        words.contains("FATAL: recovery ended before configured recovery target was reached"),
+        "{words}"
+    );
     assert!(error.hint_text().unwrap().contains("/log"), "{error:?}");
+}
+
+async fn a_standby_is_known_and_not_backed_up(major: PgMajor) {
+    let source = Source::make(major).await;
+    let base = source.room.path("base");
+    std::fs::rename(base.join("recovery.signal"), base.join("standby.signal")).unwrap();
+    let mut rig = source.recover(major, "standby", &[]);
+    assert_eq!(
+        rig.server.wait_until_ready(SECONDS(60)).await.unwrap(),
+        Readiness::Connections
+    );
+    let conn = Connection::open(
+        &format!("{} target_session_attrs=standby", rig.conninfo()),
+        &no_environment,
+    );
+    let conn = conn.await.unwrap();
+    assert!(conn.was_in_recovery());
+    let facts = ServerFacts::gather(&conn).await.unwrap();
+    assert!(facts.in_recovery && facts.insert_lsn.is_none() && facts.wal_lsn.is_valid());
+    assert_eq!(facts.timeline.get(), 1);
+    assert_eq!(
+        conn.create_restore_point("here").await.unwrap_err().kind(),
+        ErrorKind::Refused
+    );
+    assert_eq!(conn.switch_wal().await.unwrap_err().kind(), ErrorKind::Refused);
+    let key = AdvisoryKey::for_backups_of(&"main".parse().unwrap());
+    let error = BackupSession::begin(conn, "standby", true, key).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+/// Aim: a server that is killed while it recovers is missed at the next look, not at the end of the limit.
+#[tokio::test]
+async fn a_server_killed_in_recovery_is_missed_at_once() {
+    let source = Source::make(newest()).await;
+    let mut rig = source.recover(
+        newest(),
+        "killed",
+        &[("restore_command", "sleep 3; false"), ("hot_standby", "off")],
+    );
+    let (conninfo, pid) = (rig.conninfo(), rig.server.pid());
+    let kill = async {
+        tokio::time::sleep(SECONDS(1)).await;
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        Instant::now()
+    };
+    let mut deaf = |_| {};
+    let wait = rig
+        .server
+        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut deaf);
+    let (outcome, killed) = tokio::join!(wait, kill);
+    assert!(killed.elapsed() < SECONDS(2));
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(
+        error.message().contains("ended while recovering (signal: 9"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
 async fn recovery_that_takes_too_long_is_left_alone() {
     let source = Source::make(newest()).await;
     let slow = format!("sleep 1; cp {}/%f %p", source.room.path("archive").display());
-    let mut rig = source.recover(newest(), "slow", &[("restore_command", slow.as_str()), ("hot_standby", "off")]);
+    let mut rig = source.recover(
+        newest(),
+        "slow",
+        &[("restore_command", slow.as_str()), ("hot_standby", "off")],
+    );
     let conninfo = rig.conninfo();
     let limit = SECONDS(1);
-    let error = rig.server.wait_recovery_end(&conninfo, &no_environment, limit, &mut |_| {}).await.unwrap_err();
-    assert_eq!((error.kind(), error.message()), (ErrorKind::Unavailable, "recovery did not end within 1 s"));
+    let error = rig
+        .server
+        .wait_recovery_end(&conninfo, &no_environment, limit, &mut |_| {})
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind(), error.message()),
+        (ErrorKind::Unavailable, "recovery did not end within 1 s")
+    );
     assert!(rig.server.is_alive());
 }
 
@@ -130,7 +230,11 @@ async fn a_pause_for_lack_of_settings_is_an_error() {
     let source = Source::make(newest()).await;
     let (source_data, archive) = (source.room.path("source"), source.room.path("archive"));
     let copy = format!("cp %p {}/%f", archive.display());
-    let settings = [("archive_mode", "on"), ("archive_command", copy.as_str()), ("max_connections", "60")];
+    let settings = [
+        ("archive_mode", "on"),
+        ("archive_command", copy.as_str()),
+        ("max_connections", "60"),
+    ];
     let rig = Rig::serve(source.room, newest(), Path::new(&source_data), &settings).await;
     rig.connect().await.switch_wal().await.unwrap();
     let source = Source {
@@ -139,7 +243,14 @@ async fn a_pause_for_lack_of_settings_is_an_error() {
     };
     let mut rig = source.recover(newest(), "small", &[]);
     let conninfo = rig.conninfo();
-    let error = rig.server.wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {}).await.unwrap_err();
+    let error = rig
+        .server
+        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {})
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
-    assert!(matches!(rig.server.wait_until_ready(SECONDS(5)).await, Ok(Readiness::Connections)));
+    assert!(matches!(
+        rig.server.wait_until_ready(SECONDS(5)).await,
+        Ok(Readiness::Connections)
+    ));
 }

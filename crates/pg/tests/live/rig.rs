@@ -34,13 +34,14 @@ pub fn newest() -> PgMajor {
 }
 
 pub fn binaries(major: PgMajor) -> Binaries {
-    let root = std::env::var_os("PGKEEP_PG_DIR").unwrap_or_else(|| {
-        panic!("set PGKEEP_PG_DIR to a directory that holds PostgreSQL as 14/bin … 18/bin")
-    });
+    let root = std::env::var_os("PGKEEP_PG_DIR")
+        .unwrap_or_else(|| panic!("set PGKEEP_PG_DIR to a directory that holds PostgreSQL as 14/bin … 18/bin"));
     let bin = Path::new(&root).join(major.to_string()).join("bin");
     let mut search = Search::new(Purpose::Server, Some(major));
     search.configured = Some(&bin);
-    search.find().unwrap_or_else(|error| panic!("{error}: {:?}", error.detail_text()))
+    search
+        .find()
+        .unwrap_or_else(|error| panic!("{error}: {:?}", error.detail_text()))
 }
 
 /// No environment, and no files of whoever runs the tests: they mean what their strings say.
@@ -54,10 +55,19 @@ pub struct Room {
     pub account: Account,
 }
 
+/// Memory where there is plenty of it: hundreds of clusters are copied, each of a thousand files.
+fn fast_dir() -> &'static str {
+    let free = rustix::fs::statvfs("/dev/shm").map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+    if free > 2 << 30 { "/dev/shm" } else { "/tmp" }
+}
+
 impl Room {
     pub fn new() -> Room {
         let account = Account::for_scratch().unwrap();
-        let dir = tempfile::Builder::new().prefix("pgkeep-test-").tempdir_in("/tmp").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("pgkeep-test-")
+            .tempdir_in(fast_dir())
+            .unwrap();
         account.own(dir.path()).unwrap();
         Room { dir, account }
     }
@@ -77,7 +87,12 @@ impl Room {
     /// Copies a directory, keeping owners. A running server's files may vanish meanwhile: that is no failure.
     pub fn copy(&self, from: &Path, name: &str) -> PathBuf {
         let to = self.path(name);
-        std::process::Command::new("cp").arg("-a").arg(from).arg(&to).output().unwrap();
+        std::process::Command::new("cp")
+            .arg("-a")
+            .arg(from)
+            .arg(&to)
+            .output()
+            .unwrap();
         to
     }
 }
@@ -101,7 +116,11 @@ impl Rig {
     /// A server on an existing data directory.
     pub async fn serve(room: Room, major: PgMajor, data: &Path, settings: &[(&str, &str)]) -> Rig {
         let mut rig = Rig::launch(room, major, data, settings);
-        let ready = rig.server.wait_until_ready(SECONDS(60)).await.unwrap_or_else(|error| panic!("{error:?}"));
+        let ready = rig
+            .server
+            .wait_until_ready(SECONDS(60))
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!(ready, Readiness::Connections);
         rig
     }
@@ -144,17 +163,28 @@ impl Rig {
 
     /// One value of one row.
     pub async fn ask(&self, sql: &str) -> String {
-        let rows = self.connect().await.text_rows(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let rows = self
+            .connect()
+            .await
+            .text_rows(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         rows[0][0].clone().unwrap_or_default()
     }
 
     pub async fn run(&self, sql: &str) {
-        self.connect().await.batch(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        self.connect()
+            .await
+            .batch(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
     pub async fn stop(mut self) -> Room {
         self.server.stop(StopMode::Fast, SECONDS(60)).await.unwrap();
-        let Rig { room, server, sockets, .. } = self;
+        let Rig {
+            room, server, sockets, ..
+        } = self;
         drop((server, sockets));
         room
     }
@@ -172,7 +202,12 @@ fn template(major: PgMajor) -> PathBuf {
         initdb(&binaries, &account, &room.path("data"), &InitOptions::default()).unwrap();
         // The build may lie where the server's user can't go: it is only copied to and from there.
         let draft = kept.with_extension(std::process::id().to_string());
-        let copied = std::process::Command::new("cp").arg("-a").arg(room.path("data")).arg(&draft).status().unwrap();
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(room.path("data"))
+            .arg(&draft)
+            .status()
+            .unwrap();
         assert!(copied.success());
         std::fs::rename(&draft, &kept).unwrap();
     }

@@ -21,14 +21,27 @@ async fn a_server_starts_and_stops_as_asked(major: PgMajor) {
     let mut rig = Rig::start(major, &[]).await;
     let data = rig.server.data_dir().to_owned();
     let found = is_running(&data).unwrap().unwrap();
-    assert_eq!((found.pid, found.port, found.status), (rig.server.pid(), Some(rig.server.port()), Status::Ready));
+    assert_eq!(
+        (found.pid, found.port, found.status),
+        (rig.server.pid(), Some(rig.server.port()), Status::Ready)
+    );
     assert_eq!(found.socket_dir.as_deref(), Some(rig.server.socket_dir()));
+    assert_eq!(found.program_dir().as_deref(), Some(rig.binaries.bin_dir()));
     let pid = Pid::from_raw(found.pid).unwrap();
-    assert_ne!(getpgid(Some(pid)).unwrap(), getpgrp(), "a Ctrl-C for us must not reach it");
+    assert_ne!(
+        getpgid(Some(pid)).unwrap(),
+        getpgrp(),
+        "a Ctrl-C for us must not reach it"
+    );
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{}", found.pid)).unwrap());
     assert_eq!(owner, rig.room.account.uid());
 
-    let options = StartOptions::new(&data, rig.server.socket_dir(), free_port().unwrap(), &rig.room.path("log"));
+    let options = StartOptions::new(
+        &data,
+        rig.server.socket_dir(),
+        free_port().unwrap(),
+        &rig.room.path("log"),
+    );
     let error = Server::start(&rig.binaries, &rig.room.account, &options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
 
@@ -41,7 +54,10 @@ async fn a_server_starts_and_stops_as_asked(major: PgMajor) {
     rig.server.stop(StopMode::Fast, SECONDS(1)).await.unwrap();
 
     let mut again = Server::start(&rig.binaries, &rig.room.account, &options).unwrap();
-    assert_eq!(again.wait_until_ready(SECONDS(60)).await.unwrap(), Readiness::Connections);
+    assert_eq!(
+        again.wait_until_ready(SECONDS(60)).await.unwrap(),
+        Readiness::Connections
+    );
     let mut attached = Server::attach(&data).unwrap().unwrap();
     assert_eq!((attached.pid(), attached.port()), (again.pid(), options.port));
     // Whoever started it must reap it: until then the attached handle sees a zombie, which counts as gone.
@@ -60,7 +76,11 @@ async fn a_crashed_server_is_not_running(major: PgMajor) {
     assert_eq!(is_running(&data).unwrap(), None);
     // The file names a PostgreSQL, but one that works elsewhere.
     let other = Rig::start(major, &[]).await;
-    std::fs::copy(other.server.data_dir().join("postmaster.pid"), data.join("postmaster.pid")).unwrap();
+    std::fs::copy(
+        other.server.data_dir().join("postmaster.pid"),
+        data.join("postmaster.pid"),
+    )
+    .unwrap();
     assert_eq!(is_running(&data).unwrap(), None);
 }
 
@@ -92,9 +112,22 @@ async fn a_server_that_cant_start_says_why(major: PgMajor) {
     let mut rig = Rig::launch(room, major, &data, &[("shared_preload_libraries", "nonsense")]);
     let error = rig.server.wait_until_ready(SECONDS(60)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.message().contains("ended while starting (exit status: 1)"), "{error:?}");
-    assert!(error.detail_text().unwrap().starts_with("FATAL: could not access file \"nonsense\""), "{error:?}");
-    assert!(last_complaints(&rig.room.path("log")).iter().any(|line| line.contains("nonsense")));
+    assert!(
+        error.message().contains("ended while starting (exit status: 1)"),
+        "{error:?}"
+    );
+    assert!(
+        error
+            .detail_text()
+            .unwrap()
+            .starts_with("FATAL: could not access file \"nonsense\""),
+        "{error:?}"
+    );
+    assert!(
+        last_complaints(&rig.room.path("log"))
+            .iter()
+            .any(|line| line.contains("nonsense"))
+    );
 }
 
 #[tokio::test]
@@ -106,5 +139,8 @@ async fn programs_of_another_major_are_refused() {
     let options = StartOptions::new(&data, sockets.path(), free_port().unwrap(), &room.path("log"));
     let error = Server::start(&binaries(PgMajor::OLDEST), &room.account, &options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.message().contains("of PostgreSQL 14") && error.message().ends_with("is of 18"), "{error}");
+    assert!(
+        error.message().contains("of PostgreSQL 14") && error.message().ends_with("is of 18"),
+        "{error}"
+    );
 }
