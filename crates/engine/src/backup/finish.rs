@@ -140,7 +140,12 @@ struct Closed {
 
 async fn close(context: &Context, copied: Copied, last: Vec<Entry>, lineage: &Lineage) -> Result<Closed> {
     let Copied { assembler, uploading } = copied;
-    let assembler = tokio::task::spawn_blocking(move || end_blocks(assembler, last)).await.expect("it does not panic")?;
+    let ended = tokio::task::spawn_blocking(move || end_blocks(assembler, last)).await.expect("it does not panic");
+    let assembler = match ended {
+        Ok(assembler) => assembler,
+        // The uploads know better why they ended.
+        Err(error) => return Err(uploading.await.expect("uploads do not panic").err().unwrap_or(error)),
+    };
     let Assembler { index, list, journal, base, uploads, durable, counts, .. } = assembler;
     drop(uploads);
     uploading.await.expect("uploads do not panic")?;

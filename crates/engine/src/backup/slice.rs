@@ -198,3 +198,7 @@ fn is_zero(page: &[u8]) -> bool {
     let (head, words, tail) = (page.len() % 8, page.chunks_exact(8), page);
     words.clone().all(|word| word == [0; 8]) && tail[tail.len() - head..].iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+#[path = "slice_tests.rs"]
+mod tests;
