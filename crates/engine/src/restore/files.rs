@@ -9,10 +9,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures::{TryStreamExt, stream};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use pgkeep_base::{ByteSize, Error, Event, Result};
 use pgkeep_repo::head::PhysicalHead;
-use pgkeep_repo::reader::{BackupReader, ChunkSource};
+use pgkeep_repo::reader::BackupReader;
 use tokio::sync::mpsc;
 
 use crate::engine::Engine;
@@ -161,18 +162,31 @@ impl Run<'_> {
     /// Copies everything but the last entries: one walks along the manifest, the others read and write.
     async fn copy(&self, jobs: usize) -> Result<Walked> {
         let (sender, receiver) = mpsc::channel(jobs);
-        let synced = !syncfs_reports();
-        let queue = stream::unfold(receiver, |mut receiver: mpsc::Receiver<Job>| async move {
-            receiver.recv().await.map(|job| (Ok::<_, Error>(job), receiver))
-        });
-        let source: &ChunkSource = self.reader.source();
-        let work = queue.try_for_each_concurrent(jobs, |job| async move {
-            let bytes = job.run(source, synced).await?;
-            self.advance(bytes);
-            Ok(())
-        });
-        let (walked, ()) = futures::try_join!(self.walk(sender), work)?;
+        let (walked, ()) = futures::try_join!(self.walk(sender), self.work(receiver, jobs))?;
         Ok(walked)
+    }
+
+    /// Does jobs, so many at once, until there are no more.
+    async fn work(&self, mut queue: mpsc::Receiver<Job>, jobs: usize) -> Result<()> {
+        let synced = !syncfs_reports();
+        let mut running = FuturesUnordered::new();
+        let mut open = true;
+        loop {
+            tokio::select! {
+                job = queue.recv(), if open && running.len() < jobs => match job {
+                    Some(job) => running.push(self.job(job, synced)),
+                    None => open = false,
+                },
+                Some(done) = running.next(), if !running.is_empty() => done?,
+                else => return Ok(()),
+            }
+        }
+    }
+
+    async fn job(&self, job: Job, synced: bool) -> Result<()> {
+        let bytes = job.run(self.reader.source(), synced).await?;
+        self.advance(bytes);
+        Ok(())
     }
 
     async fn walk(&self, jobs: mpsc::Sender<Job>) -> Result<Walked> {
@@ -276,5 +290,7 @@ fn syncfs_reports() -> bool {
     version.is_some_and(|version| version >= SYNCFS_REPORTS_SINCE)
 }
 
+#[cfg(test)]
+pub(super) mod fixture;
 #[cfg(test)]
 mod tests;
