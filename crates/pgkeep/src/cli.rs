@@ -51,6 +51,7 @@ pub struct Global {
 /// The commands; each is described where it is defined.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Demo(commands::demo::Arguments),
     Init(commands::init::Arguments),
     #[command(subcommand)]
     Repository(commands::repository::Command),
@@ -64,6 +65,7 @@ pub enum Command {
     Window(commands::window::Arguments),
     Backup(commands::backup::Arguments),
     Mark(commands::mark::Arguments),
+    Restore(Box<commands::restore::RestoreArguments>),
     Adopt(commands::adopt::Arguments),
     #[command(subcommand)]
     Store(commands::store::Command),

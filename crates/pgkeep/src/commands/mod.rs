@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod backup;
 pub mod completions;
 pub mod config;
+pub mod demo;
 mod entry;
 pub mod init;
 pub mod keys;
@@ -11,6 +12,7 @@ pub mod list;
 pub mod man;
 pub mod mark;
 pub mod repository;
+pub mod restore;
 pub mod show;
 pub mod status;
 pub mod store;
@@ -26,6 +28,7 @@ use crate::exit::Outcome;
 /// Runs the command that was asked for.
 pub fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
+        Command::Demo(arguments) => demo::run(&arguments, context),
         Command::Init(arguments) => init::run(&arguments, context),
         Command::Repository(command) => repository::run(command, context),
         Command::Keys(command) => keys::run(command, context),
@@ -36,6 +39,7 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Window(arguments) => window::run(&arguments, context),
         Command::Backup(arguments) => backup::run(&arguments, context),
         Command::Mark(arguments) => mark::run(&arguments, context),
+        Command::Restore(arguments) => restore::run(&arguments, context),
         Command::Adopt(arguments) => adopt::run(&arguments, context),
         Command::Store(command) => store::run(command, context),
         Command::Wal(command) => wal::run(command, context),

@@ -14,7 +14,10 @@ const KEPT: [&str; 2] = [super::stage::POSTGRES_BIN, "PGKEEP_LOG"];
 
 /// Replaces this process by itself without those variables, where there are any.
 pub fn leave_behind() -> Result<()> {
-    let found: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).filter(leads_elsewhere).collect();
+    let found: Vec<OsString> = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(leads_elsewhere)
+        .collect();
     if found.is_empty() {
         return Ok(());
     }

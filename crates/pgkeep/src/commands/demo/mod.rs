@@ -73,7 +73,7 @@ async fn play(keep: bool, context: &Context) -> Result<(Report, Option<Error>)> 
         report: Report::new(&stage),
         failure: None,
     };
-    show.teller.open(&show.report, scratch.root());
+    show.teller.open(&show.report);
     show.story(&mut stage).await;
     if keep {
         show.report.kept = Some(stage.how_to_look());

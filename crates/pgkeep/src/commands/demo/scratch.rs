@@ -142,7 +142,8 @@ impl Drop for Guard {
         } else if !self.keep
             && let Err(error) = self.scratch.clean_up()
         {
-            self.output.warn(&format!("{error}: {}", error.detail_text().unwrap_or_default()));
+            self.output
+                .warn(&format!("{error}: {}", error.detail_text().unwrap_or_default()));
         }
     }
 }
