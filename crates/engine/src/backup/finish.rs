@@ -118,13 +118,13 @@ fn check_end(end: &End, facts: &ServerFacts) -> Result<()> {
     Ok(())
 }
 
-/// What is written after everything else, in order of path.
+/// What a restore writes after everything else, in that order: `pg_control` last.
 fn last_entries(end: &End, mode: u32, now: i64) -> Result<Vec<Entry>> {
     let mut last = vec![inline_entry(BACKUP_LABEL, &end.stopped.backup_label, mode, now)?];
-    last.push(inline_entry(CONTROL_PATH, &end.control_bytes, mode, now)?);
     if !end.stopped.tablespace_map.is_empty() {
         last.push(inline_entry(TABLESPACE_MAP, &end.stopped.tablespace_map, mode, now)?);
     }
+    last.push(inline_entry(CONTROL_PATH, &end.control_bytes, mode, now)?);
     Ok(last)
 }
 
