@@ -7,6 +7,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod archiving;
+mod backup;
+mod backup_interrupted;
+mod life;
+mod targets;
 
 use pgkeep_testkit::fixture::{Builder, Shop};
 
