@@ -67,6 +67,15 @@ pub fn readable_by_others(path: &Path) -> Option<String> {
     })
 }
 
+/// False where a user surely can't read a file: it is another's, and closed to others. Groups count as others' yes.
+pub fn may_be_read_by(path: &Path, uid: u32) -> bool {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.uid() == uid => metadata.mode() & 0o400 != 0,
+        Ok(metadata) => metadata.mode() & 0o044 != 0,
+        Err(_) => true,
+    }
+}
+
 /// Gives a file that root made to the owner of its directory, so that PostgreSQL's user can read its own files.
 ///
 /// Without effect for others than root, and where the directory is root's.

@@ -171,7 +171,7 @@ fn set_up(steps: &mut Steps<'_>, recipient: Recipient) -> Result<Report> {
     }
     report.backup = first_backup::take(context, path, server, account.as_ref(), invocation, &answers.cluster);
     display.finish();
-    report.next = next(&report, server);
+    report.next = next(&report, server, account.as_ref());
     report.ok = !report.backup.failed();
     Ok(report)
 }
@@ -219,7 +219,7 @@ fn hand_over(account: Option<&Account>, config: &Config) -> Result<()> {
     let Some(account) = account.filter(|_| rustix::process::geteuid().is_root()) else {
         return Ok(());
     };
-    std::fs::create_dir_all(&config.state_dir).during(|| format!("create {}", config.state_dir.display()))?;
+    files::create_directory_of(&config.state_dir.join("state.db"), 0o700)?;
     account.own(&config.repository_file)?;
     account.own(&config.signing_key_file)?;
     account.own(&config.state_dir)?;
@@ -244,8 +244,12 @@ fn prove(context: &Context, config: &Config, identity: &Path, progress: Arc<dyn 
 }
 
 /// What is left to do, in order.
-fn next(report: &Report, server: &ServerPlan) -> Vec<String> {
+fn next(report: &Report, server: &ServerPlan, account: Option<&Account>) -> Vec<String> {
     let mut next = Vec::new();
+    let owner = account
+        .filter(|_| rustix::process::geteuid().is_root())
+        .and_then(Account::name);
+    let as_owner = owner.map_or_else(String::new, |owner| format!("sudo -u {owner} "));
     let pending: Vec<&Setting> = report.settings.iter().filter(|setting| !setting.applied).collect();
     if !pending.is_empty() {
         next.push("set PostgreSQL's settings: `pgkeep init` printed them".to_owned());
@@ -257,7 +261,10 @@ fn next(report: &Report, server: &ServerPlan) -> Vec<String> {
         ));
     }
     if report.backup.id().is_none() {
-        next.push(format!("pgkeep --config {} backup", report.configuration.display()));
+        next.push(format!(
+            "{as_owner}pgkeep --config {} backup",
+            report.configuration.display()
+        ));
     }
     next.push(format!(
         "copy {} and {} to a recovery host and to a place offline, then remove the identity from this host",
