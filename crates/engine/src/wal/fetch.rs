@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgkeep_base::{ClusterName, Error, ErrorKind, Result, ResultExt, WalFile, WalSegment};
+use pgkeep_base::{ClusterName, Error, ErrorKind, Result, ResultExt, TimelineId, WalFile, WalSegment};
 use pgkeep_repo::fetch::Unread;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::{object_name, open_wal_to};
@@ -236,7 +236,8 @@ async fn unplanned_file(
 
 /// Serves a history file; also tells whether anything names its timeline.
 async fn history(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) -> (Finding, bool) {
-    let Some(timeline) = file.timeline() else {
+    // The first timeline has no history; PostgreSQL asks for it when it promotes.
+    let Some(timeline) = file.timeline().filter(|timeline| *timeline != TimelineId::FIRST) else {
         return (Finding::absent(file), false);
     };
     let tree = match lookup.tree_above(timeline).await {
