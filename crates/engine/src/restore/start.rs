@@ -174,16 +174,13 @@ fn find_binaries(request: &StartRequest, environment: &Environment) -> Result<Bi
     search.find()
 }
 
-/// The role that initdb makes has the name of the user that ran it, or `postgres`.
+/// The role that initdb makes is `postgres`, or has the name of the user that ran it.
 fn likely_users(request: &StartRequest, account: &Account) -> Vec<String> {
     if let Some(user) = &request.user {
         return vec![user.clone()];
     }
-    let mut users: Vec<String> = account.name().map(str::to_owned).into_iter().collect();
-    if users.first().is_none_or(|user| user != "postgres") {
-        users.push("postgres".to_owned());
-    }
-    users
+    let own = account.name().filter(|name| *name != "postgres");
+    std::iter::once("postgres").chain(own).map(str::to_owned).collect()
 }
 
 /// What is needed to watch a server.
