@@ -48,7 +48,13 @@ fn run(arguments: &[OsString], rules: Rules) -> u8 {
         .and_then(|matches| cli::Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, rules, &Output::new(has("--json"), false, true, &environment)),
+        Err(error) => {
+            return usage(
+                &error,
+                rules,
+                &Output::new(has("--json"), false, has("--no-color"), &environment),
+            );
+        }
     };
     let flags = &cli.global;
     let output = Arc::new(Output::new(flags.json, flags.quiet, flags.no_color, &environment));
@@ -65,22 +71,42 @@ fn usage(error: &clap::Error, rules: Rules, output: &Output) -> u8 {
         return 0;
     }
     let code = rules.apply(2);
-    if output.json {
-        let text = error.render().to_string();
-        let message = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ")
-            .to_owned();
-        output.error(
-            &Error::invalid(message).hint("`pgkeep help` lists the commands and their flags."),
-            code,
-        );
-    } else {
-        let _ = error.print();
+    match error.kind() {
+        clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !output.json => {
+            let _ = error.print();
+        }
+        _ => output.error(&usage_error(&error.render().to_string()), code),
     }
     code
+}
+
+/// What clap says (`error: …`, `tip: …`, `Usage: …`), in PostgreSQL's words.
+fn usage_error(text: &str) -> Error {
+    let mut sections = text.trim().split("\n\n");
+    let first = sections.next().unwrap_or_default().trim_start_matches("error: ");
+    let mut lines = first.lines().map(str::trim);
+    let message = lines.next().unwrap_or_default().trim_end_matches(':').to_owned();
+    let mut details: Vec<String> = lines.map(str::to_owned).collect();
+    let mut hint = "`pgkeep help` lists the commands and their flags.".to_owned();
+    for section in sections {
+        match section.trim().strip_prefix("Usage: ") {
+            Some(usage) => hint = format!("Usage: {usage} (`pgkeep help` tells more)."),
+            None if section.contains("tip: ") => {
+                details.extend(
+                    section
+                        .lines()
+                        .map(|line| line.trim().trim_start_matches("tip: ").to_owned()),
+                );
+            }
+            None => {}
+        }
+    }
+    let error = Error::invalid(message).hint(hint);
+    if details.is_empty() {
+        error
+    } else {
+        error.detail(details.join("; "))
+    }
 }
 
 fn finish(result: Result<Outcome>, rules: Rules, output: &Output) -> u8 {
@@ -92,5 +118,34 @@ fn finish(result: Result<Outcome>, rules: Rules, output: &Output) -> u8 {
             output.error(&error, code);
             code
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &[&str]) -> Error {
+        let error = cli::command().try_get_matches_from(line).expect_err("a usage error");
+        usage_error(&error.render().to_string())
+    }
+
+    #[test]
+    fn usage_errors_speak_as_all_errors_do() {
+        let missing = said(&["pgkeep", "wal", "fetch"]);
+        assert_eq!(
+            missing.to_string(),
+            "the following required arguments were not provided"
+        );
+        assert_eq!(missing.detail_text().unwrap(), "<NAME>; <DEST>");
+        assert!(
+            missing
+                .hint_text()
+                .unwrap()
+                .starts_with("Usage: pgkeep wal fetch <NAME> <DEST>")
+        );
+        let typo = said(&["pgkeep", "statsu"]);
+        assert_eq!(typo.to_string(), "unrecognized subcommand 'statsu'");
+        assert_eq!(typo.detail_text().unwrap(), "a similar subcommand exists: 'status'");
     }
 }

@@ -76,8 +76,10 @@ impl View for Adopted {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     let mut config = context.config()?;
     let at = chosen(&config, arguments.cluster.as_ref())?;
-    let connection = connection(&arguments.target, &config.clusters[at].connection, context)?;
+    let (connection, programs) = reach(&arguments.target, &config.clusters[at].connection, context)?;
     config.clusters[at].connection = connection;
+    // The programs that run it are the ones to restart it with.
+    config.clusters[at].postgres_bin = config.clusters[at].postgres_bin.take().or(programs);
     let cluster = config.clusters[at].name.clone();
 
     let invocation = Invocation::new(config.file.as_deref())?;
@@ -146,8 +148,8 @@ fn chosen(config: &Config, named: Option<&ClusterName>) -> Result<usize> {
     })
 }
 
-/// The connection to a directory's server, or the connection string that was given.
-fn connection(target: &str, configured: &str, context: &Context) -> Result<String> {
+/// The connection to a directory's server and where its programs are, or the connection string that was given.
+fn reach(target: &str, configured: &str, context: &Context) -> Result<(String, Option<PathBuf>)> {
     let path = context.path(Path::new(target));
     if !path.is_dir() {
         let conninfo = target.contains('=') || target.contains("://");
@@ -158,7 +160,7 @@ fn connection(target: &str, configured: &str, context: &Context) -> Result<Strin
             );
         }
         return if conninfo {
-            Ok(target.to_owned())
+            Ok((target.to_owned(), None))
         } else {
             Err(Error::not_found(format!("there is no directory {}", path.display()))
                 .hint("Name the data directory of the running cluster, or give a connection string."))
@@ -182,8 +184,6 @@ fn connection(target: &str, configured: &str, context: &Context) -> Result<Strin
         .as_deref()
         .map_or_else(|| "localhost".to_owned(), quoted);
     // The last word counts, as in libpq.
-    Ok(format!(
-        "{base} host={host} hostaddr='' port={}",
-        server.port.unwrap_or(5432)
-    ))
+    let connection = format!("{base} host={host} hostaddr='' port={}", server.port.unwrap_or(5432));
+    Ok((connection, server.program_dir()))
 }

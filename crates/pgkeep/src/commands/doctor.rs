@@ -1,0 +1,102 @@
+//! `pgkeep doctor`: is this set up right? Each check with its evidence and its fix.
+
+use std::collections::BTreeMap;
+
+use pgkeep_base::{ClusterName, ErrorKind, Result};
+use pgkeep_engine::doctor::{self, PrivateFile, Report, Status};
+use serde::Serialize;
+
+use crate::assemble::{self, Assembled, Wishes};
+use crate::config::Config;
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::invocation::Invocation;
+use crate::render::{Page, View};
+use crate::runtime::{self, Threads};
+
+/// Check prerequisites and common troubles, each with its fix
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only this cluster
+    cluster: Option<ClusterName>,
+    /// Exit 9 where a check fails or can't be made
+    #[arg(long)]
+    check: bool,
+    /// Also write a tiny object to each repository, and delete it
+    #[arg(long)]
+    probe: bool,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(skip)]
+    all: bool,
+}
+
+impl View for Shown {
+    fn text(&self, page: &mut Page) {
+        let mut hidden = 0;
+        for check in &self.report.checks {
+            if !self.all && matches!(check.status, Status::Pass | Status::Skip) {
+                hidden += 1;
+                continue;
+            }
+            let about: Vec<String> = [check.cluster.as_ref().map(ToString::to_string), check.repository.clone()]
+                .into_iter()
+                .flatten()
+                .collect();
+            let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+            page.line(format!("{:<7} {}{about}: {}", word(check.status), check.id, check.evidence));
+            if !check.fix.is_empty() {
+                page.line(format!("        {}", check.fix.replace('\n', "\n        ")));
+            }
+        }
+        if hidden > 0 {
+            page.line(format!("{hidden} checks pass or don't apply; -v shows them"));
+        }
+    }
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Pass => "pass",
+        Status::Skip => "skip",
+        Status::Warn => "warn",
+        Status::Unknown => "unknown",
+        Status::Fail => "fail",
+    }
+}
+
+/// Checks. What keeps an engine from being assembled is a finding, too.
+pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
+    let report = match assemble::engine(context, &Wishes { with_identity: true, ..Wishes::default() }) {
+        Ok(assembled) => {
+            let about = about(&assembled.config, arguments.probe)?;
+            let Assembled { engine, display, .. } = assembled;
+            let report = runtime::run(Threads::Two, doctor::doctor(&engine, arguments.cluster.as_ref(), &about));
+            display.finish();
+            report?
+        }
+        Err(error) if error.kind() == ErrorKind::Internal => return Err(error),
+        Err(error) => Report::of_failed_setup(&error),
+    };
+    let ok = report.ok;
+    context.output.print(&Shown { report, all: context.global.verbose > 0 })?;
+    Ok(if arguments.check && !ok { Outcome::Unhealthy } else { Outcome::Done })
+}
+
+fn about(config: &Config, probe: bool) -> Result<doctor::Context> {
+    let rpo: BTreeMap<ClusterName, _> =
+        config.clusters.iter().filter_map(|cluster| Some((cluster.name.clone(), cluster.rpo?))).collect();
+    Ok(doctor::Context {
+        config_file: config.file.as_deref().map(PrivateFile::look),
+        repository_file: PrivateFile::look(&config.repository_file),
+        signing_key_file: PrivateFile::look(&config.signing_key_file),
+        identity_files: config.identity_file.iter().map(|path| PrivateFile::look(path)).collect(),
+        archive_command: Invocation::new(config.file.as_deref())?.archive(),
+        rpo,
+        probe,
+    })
+}
