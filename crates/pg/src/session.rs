@@ -158,6 +158,10 @@ impl BackupSession {
             stopped_at: column(&row, 3)?,
         };
         check(&self.started, &stopped)?;
+        // The server frees the lock with the session too, but a moment after we have gone.
+        if let Err(error) = self.conn.query("SELECT pg_catalog.pg_advisory_unlock_all()", &[]).await {
+            tracing::debug!(error = %error, "the lock goes with the session");
+        }
         self.conn.close().await;
         Ok(stopped)
     }

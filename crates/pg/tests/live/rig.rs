@@ -131,7 +131,13 @@ impl Rig {
         let sockets = SocketDir::create(Path::new("/tmp"), &room.account).unwrap();
         let mut options = StartOptions::new(data, sockets.path(), free_port().unwrap(), &room.path("log"));
         options.stop_on_drop = true;
-        for (name, value) in [("fsync", "off"), ("shared_buffers", "16MB"), ("max_connections", "30")] {
+        // The last one keeps its files in the data directory, so that a killed server leaves nothing elsewhere.
+        for (name, value) in [
+            ("fsync", "off"),
+            ("shared_buffers", "16MB"),
+            ("max_connections", "30"),
+            ("dynamic_shared_memory_type", "mmap"),
+        ] {
             options = options.set(name, value);
         }
         for (name, value) in settings {
