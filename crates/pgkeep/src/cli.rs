@@ -55,6 +55,7 @@ pub enum Command {
     Init(commands::init::Arguments),
     #[command(subcommand)]
     Repository(commands::repository::Command),
+    Doctor(commands::doctor::Arguments),
     #[command(subcommand)]
     Keys(commands::keys::Command),
     #[command(subcommand)]

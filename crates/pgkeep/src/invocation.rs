@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 
 use pgkeep_base::{Result, ResultExt};
 
-use crate::config::Config;
-use crate::config::layers::Origin;
-
 /// What the command lines have in common.
 #[derive(Clone, Debug)]
 pub struct Invocation {
@@ -70,19 +67,6 @@ impl Invocation {
             None => program,
         }
     }
-}
-
-/// Keys that the environment gives, without which the command lines would not say the same.
-pub fn environment_keys(config: &Config) -> Vec<String> {
-    let given = config
-        .settings
-        .values
-        .values()
-        .filter_map(|setting| match &setting.origin {
-            Origin::Environment(name) => Some(name.clone()),
-            _ => None,
-        });
-    given.collect()
 }
 
 /// One word for the shell, in which PostgreSQL finds nothing to replace.

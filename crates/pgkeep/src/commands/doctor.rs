@@ -43,12 +43,24 @@ impl View for Shown {
                 hidden += 1;
                 continue;
             }
-            let about: Vec<String> = [check.cluster.as_ref().map(ToString::to_string), check.repository.clone()]
-                .into_iter()
-                .flatten()
-                .collect();
-            let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
-            page.line(format!("{:<7} {}{about}: {}", word(check.status), check.id, check.evidence));
+            let about: Vec<String> = [
+                check.cluster.as_ref().map(ToString::to_string),
+                check.repository.clone(),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let about = if about.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", about.join(", "))
+            };
+            page.line(format!(
+                "{:<7} {}{about}: {}",
+                word(check.status),
+                check.id,
+                check.evidence
+            ));
             if !check.fix.is_empty() {
                 page.line(format!("        {}", check.fix.replace('\n', "\n        ")));
             }
@@ -71,11 +83,28 @@ fn word(status: Status) -> &'static str {
 
 /// Checks. What keeps an engine from being assembled is a finding, too.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
-    let report = match assemble::engine(context, &Wishes { with_identity: true, ..Wishes::default() }) {
+    let assembled = context.config().and_then(|config| {
+        // A host without the identity is as it should be; what can't be read of one that is there is a finding.
+        let with_identity = config
+            .identity_file
+            .as_deref()
+            .is_some_and(|path| assemble::read_identities(path).is_ok());
+        assemble::engine(
+            context,
+            &Wishes {
+                with_identity,
+                ..Wishes::default()
+            },
+        )
+    });
+    let report = match assembled {
         Ok(assembled) => {
             let about = about(&assembled.config, arguments.probe)?;
             let Assembled { engine, display, .. } = assembled;
-            let report = runtime::run(Threads::Two, doctor::doctor(&engine, arguments.cluster.as_ref(), &about));
+            let report = runtime::run(
+                Threads::Two,
+                doctor::doctor(&engine, arguments.cluster.as_ref(), &about),
+            );
             display.finish();
             report?
         }
@@ -83,18 +112,32 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
         Err(error) => Report::of_failed_setup(&error),
     };
     let ok = report.ok;
-    context.output.print(&Shown { report, all: context.global.verbose > 0 })?;
-    Ok(if arguments.check && !ok { Outcome::Unhealthy } else { Outcome::Done })
+    context.output.print(&Shown {
+        report,
+        all: context.global.verbose > 0,
+    })?;
+    Ok(if arguments.check && !ok {
+        Outcome::Unhealthy
+    } else {
+        Outcome::Done
+    })
 }
 
 fn about(config: &Config, probe: bool) -> Result<doctor::Context> {
-    let rpo: BTreeMap<ClusterName, _> =
-        config.clusters.iter().filter_map(|cluster| Some((cluster.name.clone(), cluster.rpo?))).collect();
+    let rpo: BTreeMap<ClusterName, _> = config
+        .clusters
+        .iter()
+        .filter_map(|cluster| Some((cluster.name.clone(), cluster.rpo?)))
+        .collect();
     Ok(doctor::Context {
         config_file: config.file.as_deref().map(PrivateFile::look),
         repository_file: PrivateFile::look(&config.repository_file),
         signing_key_file: PrivateFile::look(&config.signing_key_file),
-        identity_files: config.identity_file.iter().map(|path| PrivateFile::look(path)).collect(),
+        identity_files: config
+            .identity_file
+            .iter()
+            .map(|path| PrivateFile::look(path))
+            .collect(),
         archive_command: Invocation::new(config.file.as_deref())?.archive(),
         rpo,
         probe,

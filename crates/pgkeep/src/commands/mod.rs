@@ -5,6 +5,7 @@ pub mod backup;
 pub mod completions;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 mod entry;
 pub mod init;
 pub mod keys;
@@ -31,6 +32,7 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Demo(arguments) => demo::run(&arguments, context),
         Command::Init(arguments) => init::run(&arguments, context),
         Command::Repository(command) => repository::run(command, context),
+        Command::Doctor(arguments) => doctor::run(&arguments, context),
         Command::Keys(command) => keys::run(command, context),
         Command::Config(command) => config::run(command, context),
         Command::Status(arguments) => status::run(&arguments, context),

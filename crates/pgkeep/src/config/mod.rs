@@ -7,6 +7,7 @@
 pub mod keys;
 pub mod layers;
 pub mod mask;
+mod portable;
 pub mod reference;
 pub mod suggest;
 pub mod values;
@@ -84,6 +85,8 @@ pub struct ClusterConfig {
     pub postgres_bin: Option<PathBuf>,
     /// How long a backup waits for the archiver.
     pub archive_timeout: Duration,
+    /// How much of the latest work may be lost.
+    pub rpo: Option<Duration>,
 }
 
 /// The configuration in force.
@@ -329,6 +332,7 @@ fn cluster(paths: &Paths<'_>, name: &str) -> Result<ClusterConfig> {
             .get(&["cluster", name, "postgres_bin"])
             .or_else(|| paths.get(&["postgres_bin"])),
         archive_timeout: duration(settings, &["cluster", name, "archive_timeout"]).unwrap_or(Duration::from_secs(60)),
+        rpo: duration(settings, &["cluster", name, "objectives", "rpo"]),
     })
 }
 

@@ -109,10 +109,13 @@ impl Display {
     fn advance(&self, done: u64) -> bool {
         let mut slot = lock(&self.phase);
         let Some(phase) = slot.as_mut() else { return false };
-        phase.done = done;
         if let Some(bar) = &phase.bar {
+            if phase.done == 0 && phase.total.is_none() {
+                bar.set_style(style(BAR_WITHOUT_TOTAL));
+            }
             bar.set_position(done);
         }
+        phase.done = done;
         let due = phase.told.elapsed() >= EVENT_EVERY;
         if self.output.json && due {
             phase.told = Instant::now();
@@ -155,17 +158,20 @@ fn lock(phase: &Mutex<Option<Phase>>) -> MutexGuard<'_, Option<Phase>> {
 }
 
 fn bar(name: &str, total: Option<u64>) -> ProgressBar {
-    let template = match total {
-        Some(0) => BAR_WITHOUT_BYTES,
-        Some(_) => BAR,
-        None => BAR_WITHOUT_TOTAL,
+    let template = if total.is_some_and(|total| total > 0) {
+        BAR
+    } else {
+        BAR_WITHOUT_BYTES
     };
-    let style = ProgressStyle::with_template(template).expect("the templates are ours");
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
-    bar.set_style(style);
+    bar.set_style(style(template));
     bar.set_message(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are ours")
 }
 
 /// Writes a line every 30 seconds, also while nothing happens, until the display is gone.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use pgkeep_base::{Error, Result};
-use pgkeep_repo::keys::{Recipient, parse_identity_file};
+use pgkeep_repo::keys::Recipient;
 use pgkeep_repo::sign::Fingerprint;
 use serde::Serialize;
 
+use crate::assemble;
 use crate::config::{Config, EncryptionMode, mask};
 use crate::context::Context;
 use crate::exit::Outcome;
@@ -118,14 +119,8 @@ fn problems(config: &Config, context: &Context) -> Vec<Error> {
             .iter()
             .filter_map(|text| text.parse::<Fingerprint>().err()),
     );
-    if let Some(file) = &config.identity_file {
-        let read = std::fs::read_to_string(file)
-            .map_err(Error::from)
-            .and_then(|text| parse_identity_file(&text));
-        problems.extend(
-            read.err()
-                .map(|error| error.during(format!("read the identity {}", file.display()))),
-        );
+    if let Some(file) = config.identity_file.as_ref().filter(|file| file.exists()) {
+        problems.extend(assemble::read_identities(file).err());
     }
     problems
 }
@@ -154,6 +149,12 @@ fn advice(config: &Config) -> Vec<String> {
         advice.push(format!(
             "cluster \"{}\" has a password in its connection string: a `passfile` keeps it apart",
             cluster.name
+        ));
+    }
+    if let Some(file) = config.identity_file.as_ref().filter(|file| !file.exists()) {
+        advice.push(format!(
+            "{} is not on this host: right for a host that only writes, and restores need it",
+            file.display()
         ));
     }
     let secrets = [config.identity_file.as_deref(), Some(config.signing_key_file.as_path())];

@@ -5,9 +5,10 @@
 mod flags;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pgkeep_base::{Error, ErrorKind, Result};
+use pgkeep_engine::restore::OWN_DIRECTORY;
 use pgkeep_engine::restore::plan::{self, RestorePlan};
 use pgkeep_engine::restore::run::{self, Commands, Restored};
 use pgkeep_engine::restore::start::{StartRequest, Started, start};
@@ -22,7 +23,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::files;
-use crate::invocation::{self, Invocation};
+use crate::invocation::Invocation;
 use crate::runtime::{self, Threads};
 
 pub use self::flags::Arguments as RestoreArguments;
@@ -58,6 +59,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
             return Ok(View::of(&plan, None, None));
         }
         let restored = run::run(&engine, &plan, &commands, jobs(arguments)).await?;
+        write_configuration(context, &config, &restored.data_directory)?;
         tell_restored(context, arguments, &config, &restored);
         let started = match arguments.start {
             true => Some(start(&engine, &start_request(arguments, &engine, &plan)?).await?),
@@ -93,13 +95,42 @@ fn identity(arguments: &Arguments, context: &Context, config: &Config) -> Option
 
 /// What PostgreSQL will run; complete, so that its environment doesn't matter.
 fn commands(arguments: &Arguments, context: &Context, config: &Config) -> Result<Commands> {
-    let invocation = Invocation::new(config.file.as_deref())?;
+    let own = own_configuration(&context.path(&arguments.into));
+    let file = if config.depends_on_environment() {
+        Some(own.as_path())
+    } else {
+        config.file.as_deref()
+    };
+    let invocation = Invocation::new(file)?;
     let identity = identity(arguments, context, config);
     Ok(Commands {
         restore: invocation.restore(identity.as_deref(), &arguments.repository, arguments.accept_signer),
         end: invocation.finish_recovery(),
         archive: invocation.archive(),
     })
+}
+
+/// Where a configuration that needs our environment is written down for recovery.
+fn own_configuration(data_directory: &Path) -> PathBuf {
+    data_directory.join(OWN_DIRECTORY).join("pgkeep.toml")
+}
+
+fn write_configuration(context: &Context, config: &Config, data_directory: &Path) -> Result<()> {
+    if !config.depends_on_environment() {
+        return Ok(());
+    }
+    let path = own_configuration(data_directory);
+    files::create_directory_of(&path, 0o700)?;
+    files::give_to_owner_of_directory(&data_directory.join(OWN_DIRECTORY));
+    let text = config.to_portable_text(&context.directory)?;
+    files::create_new(&path, text.as_bytes(), files::PRIVATE)?;
+    files::give_to_owner_of_directory(&path);
+    if context.environment.get("AWS_ACCESS_KEY_ID").is_some() {
+        context
+            .output
+            .warn("PostgreSQL must be started with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in its environment");
+    }
+    Ok(())
 }
 
 async fn choose_backup(arguments: &Arguments, engine: &Engine) -> Result<Option<pgkeep_base::BackupId>> {
@@ -154,13 +185,6 @@ fn tell_plan(context: &Context, plan: &RestorePlan) {
 fn tell_restored(context: &Context, arguments: &Arguments, config: &Config, restored: &Restored) {
     for note in restored.notes.iter().chain(&restored.written.notes) {
         context.output.note(note);
-    }
-    let variables = invocation::environment_keys(config);
-    if !variables.is_empty() {
-        context.output.warn(&format!(
-            "PostgreSQL must be started with {} in its environment, or recovery won't find the configuration",
-            variables.join(", ")
-        ));
     }
     let Ok(account) = Account::for_data_directory(&restored.data_directory) else {
         return;
