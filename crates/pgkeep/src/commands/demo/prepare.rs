@@ -61,6 +61,8 @@ fn settings(stage: &Stage) -> Result<String> {
     let settings = [
         ("listen_addresses", ""),
         ("unix_socket_directories", &run),
+        // The restored cluster has these settings too, and its socket is where everybody gets.
+        ("unix_socket_permissions", "0700"),
         ("port", &port),
         ("archive_mode", "on"),
         ("archive_command", &archive),

@@ -21,7 +21,7 @@ const REFUSALS: [i32; 2] = [4, 8];
 
 /// A bit of an archived segment is flipped.
 pub async fn flipped_byte(stage: &mut Stage) -> Result<Told> {
-    let victim = victim(stage, 0)?;
+    let victim = victim(stage, Which::Middle)?;
     let hurt = Hurt::flip(&victim.object)?;
     stage.record(hurt.command());
     let said = refused(stage, &victim.segment, hurt).await?;
@@ -36,7 +36,7 @@ pub async fn flipped_byte(stage: &mut Stage) -> Result<Told> {
 
 /// The object of an archived segment is gone.
 pub async fn missing_segment(stage: &mut Stage) -> Result<Told> {
-    let victim = victim(stage, 1)?;
+    let victim = victim(stage, Which::OneBefore)?;
     let aside = stage.scratch().path("aside");
     let hurt = Hurt::take(&victim.object, &aside)?;
     stage.record(hurt.command());
@@ -110,17 +110,30 @@ struct Victim {
     object: PathBuf,
 }
 
-/// A segment that recovery needs: after the last backup, and with others behind it.
-fn victim(stage: &Stage, which: usize) -> Result<Victim> {
+/// Which segment is hurt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Middle,
+    OneBefore,
+}
+
+/// A segment that recovery needs: after the last backup, with others before and behind it.
+fn victim(stage: &Stage, which: Which) -> Result<Victim> {
     let mut found = Vec::new();
     collect(&stage.scratch().path("repository"), &mut found)?;
     found.retain(|victim| victim.segment.start() > stage.backup_end);
     found.sort_by_key(|victim| victim.segment.number);
-    let behind = found.len();
+    let middle = found.len() / 2;
+    let number = if which == Which::Middle {
+        middle
+    } else {
+        middle.saturating_sub(1)
+    };
+    let is_inside = number > 0 && number + 1 < found.len();
     found
         .into_iter()
-        .nth(which)
-        .filter(|_| which + 1 < behind)
+        .nth(number)
+        .filter(|_| is_inside)
         .ok_or_else(|| Error::internal("too few WAL segments were archived after the last backup"))
 }
 
