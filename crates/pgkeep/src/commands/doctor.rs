@@ -29,10 +29,46 @@ pub struct Arguments {
 
 #[derive(Serialize)]
 struct Shown {
-    #[serde(flatten)]
+    ok: bool,
+    checks: Vec<Shape>,
+    #[serde(skip)]
     report: Report,
     #[serde(skip)]
     all: bool,
+}
+
+/// A check in JSON: three verdicts, of which what doesn't apply is a pass, and what nobody can tell is a fail.
+#[derive(Serialize)]
+struct Shape {
+    id: &'static str,
+    cluster: Option<ClusterName>,
+    repository: Option<String>,
+    status: &'static str,
+    evidence: String,
+    fix: String,
+    /// It doesn't apply here.
+    skipped: bool,
+    /// Nobody can tell from here.
+    unknown: bool,
+}
+
+impl Shape {
+    fn of(check: &doctor::Check) -> Shape {
+        Shape {
+            id: check.id,
+            cluster: check.cluster.clone(),
+            repository: check.repository.clone(),
+            status: match check.status {
+                Status::Pass | Status::Skip => "pass",
+                Status::Warn => "warn",
+                Status::Fail | Status::Unknown => "fail",
+            },
+            evidence: check.evidence.clone(),
+            fix: check.fix.clone(),
+            skipped: check.status == Status::Skip,
+            unknown: check.status == Status::Unknown,
+        }
+    }
 }
 
 impl View for Shown {
@@ -113,6 +149,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     };
     let ok = report.ok;
     context.output.print(&Shown {
+        ok,
+        checks: report.checks.iter().map(Shape::of).collect(),
         report,
         all: context.global.verbose > 0,
     })?;

@@ -8,6 +8,7 @@ pub mod table;
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
@@ -41,7 +42,8 @@ pub struct Output {
     /// Whether a person can answer: standard input and stderr are terminals.
     pub interactive: bool,
     color: bool,
-    zone: TimeZone,
+    /// Looked up when it is first needed: that reads a directory tree.
+    zone: OnceLock<TimeZone>,
     printed: AtomicBool,
     impaired: AtomicBool,
 }
@@ -66,7 +68,7 @@ impl Output {
             stderr_terminal,
             interactive: stderr_terminal && std::io::stdin().is_terminal(),
             color: stderr_terminal && !no_color && !dumb && environment.get("NO_COLOR").is_none(),
-            zone: TimeZone::system(),
+            zone: OnceLock::new(),
             printed: AtomicBool::new(false),
             impaired: AtomicBool::new(false),
         }
@@ -74,7 +76,7 @@ impl Output {
 
     /// The zone that people read, where there is a person.
     pub fn zone(&self) -> &TimeZone {
-        &self.zone
+        self.zone.get_or_init(TimeZone::system)
     }
 
     /// Prints the result of a command.
@@ -84,7 +86,7 @@ impl Output {
         } else {
             let mut page = Page {
                 text: String::new(),
-                zone: self.stdout_terminal.then(|| self.zone.clone()),
+                zone: self.stdout_terminal.then(|| self.zone().clone()),
             };
             view.text(&mut page);
             page.text
@@ -267,7 +269,7 @@ mod tests {
             stderr_terminal: color,
             interactive: false,
             color,
-            zone: TimeZone::UTC,
+            zone: OnceLock::from(TimeZone::UTC),
             printed: AtomicBool::new(false),
             impaired: AtomicBool::new(false),
         }
