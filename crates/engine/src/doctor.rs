@@ -123,13 +123,17 @@ impl Report {
 
     /// The report where no engine could be assembled: configuration, repository file or keys can't be read.
     pub fn of_failed_setup(error: &Error) -> Report {
-        let fix = findings::hint_or(error, "Correct the configuration; `pgkeep config check` tells more.");
+        let evidence = findings::words(error);
+        let fix = match evidence.contains("Permission denied") {
+            true => "Run it as the user that runs PostgreSQL: `sudo -u postgres pgkeep doctor`.".to_owned(),
+            false => findings::hint_or(error, "Correct the configuration; `pgkeep config check` tells more."),
+        };
         Report::of(vec![Check {
             id: "configuration",
             cluster: None,
             repository: None,
             status: Status::Fail,
-            evidence: findings::words(error),
+            evidence,
             fix,
         }])
     }

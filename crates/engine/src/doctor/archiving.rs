@@ -13,7 +13,7 @@ use pgkeep_pg::facts::{ArchiveBacklog, ArchiverFacts, ServerFacts};
 
 use super::Context;
 use super::access::{Answer, Want, Who};
-use super::ask::{Answers, Asked, DataDirectory, ago, as_user, restart};
+use super::ask::{Answers, Asked, DataDirectory, ago, as_user, restart, unasked};
 use super::command;
 use super::findings::{Findings, Verdict, words};
 use super::leftovers::is_unadopted;
@@ -38,10 +38,16 @@ const WAITING_MANY: u64 = 16;
 
 /// Judges archiving of one cluster.
 pub fn check(engine: &Engine, context: &Context, recorder: &Recorder, one: &Asked, findings: &mut Findings) {
-    let (facts, answers) = match (one.facts_or_verdict(), &one.answers) {
-        (Ok(facts), Ok(answers)) => (facts, answers),
-        (Err(verdict), _) => return findings.put_all(ALL, &verdict),
-        (_, Err(_)) => return,
+    let Ok(answers) = &one.answers else {
+        return findings.put_all(ALL, &unasked());
+    };
+    let facts = match one.facts_or_verdict() {
+        Ok(facts) => facts,
+        Err(verdict) => {
+            findings.put_all(&ALL[..5], &verdict);
+            check_archiver(engine, context, one, answers, findings);
+            return findings.put("last-pushed", verdict);
+        }
     };
     findings.put("archive-mode", judge_mode(facts, is_unadopted(one), context));
     let command = facts.archive_command.as_deref();
@@ -53,10 +59,16 @@ pub fn check(engine: &Engine, context: &Context, recorder: &Recorder, one: &Aske
     if let Some(verdict) = not_archiving(facts) {
         return findings.put_all(&ALL[5..], &verdict);
     }
+    check_archiver(engine, context, one, answers, findings);
+    findings.put("last-pushed", last_pushed(engine, recorder, one, facts, answers));
+}
+
+/// The archiver's counters and backlog, which any server tells, whatever else it keeps to itself.
+fn check_archiver(engine: &Engine, context: &Context, one: &Asked, answers: &Answers, findings: &mut Findings) {
     findings.put(
         "archiver",
         match &answers.archiver {
-            Ok(archiver) => judge_archiver(archiver, engine.now(), &retry(context, facts, one.here(), archiver)),
+            Ok(archiver) => judge_archiver(archiver, engine.now(), &retry(context, one, archiver)),
             Err(error) => Verdict::untold(error, "See PostgreSQL's log."),
         },
     );
@@ -67,7 +79,6 @@ pub fn check(engine: &Engine, context: &Context, recorder: &Recorder, one: &Aske
             Err(error) => Verdict::untold(error, "See `role-grants`."),
         },
     );
-    findings.put("last-pushed", last_pushed(engine, recorder, one, facts, answers));
 }
 
 /// Why there is nothing to say of an archiver at work.
@@ -138,16 +149,17 @@ fn judge_runnable(program: &Path, who: &Who) -> Verdict {
     let (shown, name) = (program.display(), &who.name);
     let install = format!("install -m 755 {shown} /usr/local/bin/pgkeep, and name that in archive_command");
     match who.may(program, Want::Run) {
-        Answer::Yes => Verdict::pass(format!("{name} can run {shown}")),
+        Answer::Yes => Verdict::pass(format!("user {name} can run {shown}")),
         Answer::Missing => Verdict::fail(
             format!("there is no {shown}"),
             "Install pgkeep there, or name the program that is there in archive_command.",
         ),
-        Answer::No(at) if at == program => {
-            Verdict::fail(format!("{name} may not run {shown}"), format!("chmod a+rx {shown}"))
-        }
+        Answer::No(at) if at == program => Verdict::fail(
+            format!("user {name} may not run {shown}"),
+            format!("chmod a+rx {shown}"),
+        ),
         Answer::No(at) => Verdict::fail(
-            format!("{name} can't get to {shown}: {} is closed to it", at.display()),
+            format!("user {name} can't get to {shown}: {} is closed to it", at.display()),
             install,
         ),
         Answer::Unknown(why) => Verdict::unknown(why, as_user(who, &format!("{shown} --version"))),
@@ -183,7 +195,7 @@ fn judge_files(engine: &Engine, context: &Context, here: Option<&DataDirectory>)
             Answer::Missing => no.push(format!("{} is missing", path.display())),
             Answer::No(at) => {
                 no.push(format!(
-                    "{} may not {verb} {} ({} is in the way)",
+                    "user {} may not {verb} {} ({} is in the way)",
                     who.name,
                     path.display(),
                     at.display()
@@ -202,7 +214,7 @@ fn judge_files(engine: &Engine, context: &Context, here: Option<&DataDirectory>)
     }
     match unknown.is_empty() {
         true => Verdict::pass(format!(
-            "{} can read configuration, repository file and signing key",
+            "user {} can read configuration, repository file and signing key",
             who.name
         )),
         false => Verdict::unknown(unknown.join("; "), as_user(who, "pgkeep doctor")),
@@ -233,7 +245,10 @@ fn judge_timeout(seconds: u32, rpo: Option<Duration>) -> Verdict {
 }
 
 /// The very command that failed, for a person to run and read.
-fn retry(context: &Context, facts: &ServerFacts, here: Option<&DataDirectory>, archiver: &ArchiverFacts) -> String {
+fn retry(context: &Context, one: &Asked, archiver: &ArchiverFacts) -> String {
+    let Some(facts) = one.facts() else {
+        return "PostgreSQL's log has what archive_command said.".to_owned();
+    };
     let file = archiver
         .last_failed
         .as_ref()
@@ -243,11 +258,9 @@ fn retry(context: &Context, facts: &ServerFacts, here: Option<&DataDirectory>, a
         .replace("%p", &format!("pg_wal/{file}"))
         .replace("%f", file)
         .replace("%%", "%");
-    let by_hand = match here {
-        Some(directory) if directory.owner.is_me() => command,
-        Some(directory) => format!("sudo -u {} {command}", directory.owner.name),
-        None => command,
-    };
+    let by_hand = one
+        .here()
+        .map_or(command.clone(), |directory| as_user(&directory.owner, &command));
     format!("See what it says: `cd {} && {by_hand}`", facts.data_directory.display())
 }
 
@@ -304,14 +317,16 @@ fn judge_backlog(backlog: &ArchiveBacklog, now: Timestamp) -> Verdict {
 }
 
 fn last_pushed(engine: &Engine, recorder: &Recorder, one: &Asked, facts: &ServerFacts, answers: &Answers) -> Verdict {
-    let Some(state) = recorder.state() else {
-        return Verdict::unknown("this host's record of pushes can't be read", "See `state-dir`.");
-    };
     let lineage = pgkeep_repo::lineage::Lineage {
         cluster: one.config.name.clone(),
         system_identifier: facts.system_identifier,
     };
-    let last = match state.last_pushed_segment(&lineage, facts.timeline) {
+    let last = match recorder.state() {
+        Some(state) => state.last_pushed_segment(&lineage, facts.timeline),
+        None if recorder.is_absent() => Ok(None),
+        None => return Verdict::unknown("this host's record of pushes can't be read", "See `state-dir`."),
+    };
+    let last = match last {
         Ok(last) => last,
         Err(error) => return Verdict::unknown(words(&error), "See `state-dir`."),
     };

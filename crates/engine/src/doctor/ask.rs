@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, PgMajor, Result, ResultExt, SystemId};
+use pgkeep_base::{Error, ErrorKind, PgMajor, Result, ResultExt, SystemId};
 use pgkeep_pg::connect::{Connection, column};
 use pgkeep_pg::control::ControlFile;
 use pgkeep_pg::datadir::DataDir;
@@ -92,10 +92,12 @@ impl Asked {
     /// The facts, or else the verdict for a check that needs them.
     pub fn facts_or_verdict(&self) -> std::result::Result<&ServerFacts, Verdict> {
         let answers = self.answers.as_ref().map_err(|_| unasked())?;
-        answers
-            .facts
-            .as_ref()
-            .map_err(|error| Verdict::untold(error, "See `role-grants`."))
+        answers.facts.as_ref().map_err(|error| match error.kind() {
+            ErrorKind::Denied => {
+                Verdict::unknown("our role may not ask the server for its settings", "See `role-grants`.")
+            }
+            _ => Verdict::untold(error, "See PostgreSQL's log."),
+        })
     }
 }
 

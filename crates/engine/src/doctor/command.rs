@@ -57,11 +57,11 @@ pub struct Parsed {
 /// Reads a command as the shell would.
 pub fn parse(command: &str) -> Parsed {
     let tokens = split(command);
-    let operators = tokens.iter().filter_map(|token| match token {
+    let mut operators = tokens.iter().rev().filter_map(|token| match token {
         Token::Operator(operator) if operator != "&&" => Some(operator.clone()),
         _ => None,
     });
-    let hides_failure = operators.last();
+    let hides_failure = operators.next();
     let parts: Vec<Vec<&str>> = tokens
         .split(|token| matches!(token, Token::Operator(_)))
         .map(|part| part.iter().filter_map(word).collect())

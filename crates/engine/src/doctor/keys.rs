@@ -259,9 +259,12 @@ mod tests {
         let status = |held: &[Recipient], opened| judge_opens(&sealed, held, opened).status;
         assert_eq!(status(&[], None), Status::Skip);
         assert_eq!(status(&[other], Some(Ok(()))), Status::Fail);
-        assert_eq!(status(&[ours.clone()], Some(Ok(()))), Status::Pass);
+        assert_eq!(status(std::slice::from_ref(&ours), Some(Ok(()))), Status::Pass);
         assert_eq!(
-            status(&[ours.clone()], Some(Err(Error::refused("no identity fits")))),
+            status(
+                std::slice::from_ref(&ours),
+                Some(Err(Error::refused("no identity fits")))
+            ),
             Status::Fail
         );
         assert_eq!(
@@ -274,8 +277,14 @@ mod tests {
     fn a_signer_that_nobody_is_told_to_trust_is_named() {
         let own = SigningKey::generate().unwrap().fingerprint();
         assert_eq!(judge_signer(None, &[], &[]).status, Status::Skip);
-        assert_eq!(judge_signer(Some(&own), &[own.clone()], &[]).status, Status::Pass);
-        assert_eq!(judge_signer(Some(&own), &[], &[own.clone()]).status, Status::Pass);
+        assert_eq!(
+            judge_signer(Some(&own), std::slice::from_ref(&own), &[]).status,
+            Status::Pass
+        );
+        assert_eq!(
+            judge_signer(Some(&own), &[], std::slice::from_ref(&own)).status,
+            Status::Pass
+        );
         let unknown = judge_signer(Some(&own), &[], &[]);
         assert!(unknown.status == Status::Warn && unknown.fix.contains(&own.to_string()));
     }

@@ -17,6 +17,8 @@ use crate::state::State;
 /// The local state, opened only where that can't leave files of the wrong owner behind.
 pub struct Recorder {
     state: Option<State>,
+    /// There is no directory yet: nothing was done from here.
+    absent: bool,
     verdict: Verdict,
 }
 
@@ -24,11 +26,19 @@ impl Recorder {
     /// Opens the state that exists; makes nothing. `server` is who runs PostgreSQL and so `wal push`.
     pub fn open(directory: &Path, server: Option<&Who>) -> Recorder {
         let me = Who::me();
-        let closed = |verdict| Recorder { state: None, verdict };
+        let closed = |verdict| Recorder {
+            state: None,
+            absent: false,
+            verdict,
+        };
         let metadata = match std::fs::metadata(directory) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return closed(judge_absent(directory, server.unwrap_or(&me)));
+                let verdict = judge_absent(directory, server.unwrap_or(&me));
+                return Recorder {
+                    absent: true,
+                    ..closed(verdict)
+                };
             }
             Err(error) => {
                 return closed(Verdict::unknown(
@@ -43,7 +53,8 @@ impl Recorder {
         }
         // SQLite gives what root makes beside an existing database to the database's owner, but not the database.
         let exists = directory.join("state.db").exists();
-        if !owner.is_me() && !(me.uid == 0 && exists) {
+        let allowed = owner.is_me() || me.uid == 0 && exists;
+        if !allowed {
             let evidence = format!(
                 "{} belongs to {}, and this runs as {}",
                 directory.display(),
@@ -58,6 +69,7 @@ impl Recorder {
         match State::open(directory) {
             Ok(state) => Recorder {
                 state: Some(state),
+                absent: false,
                 verdict: judge_mode(directory, metadata.mode()),
             },
             Err(error) => closed(Verdict::broken(
@@ -65,6 +77,11 @@ impl Recorder {
                 &format!("chown -R {} {}", owner.name, directory.display()),
             )),
         }
+    }
+
+    /// Whether nothing was ever done from this host, as far as it remembers.
+    pub fn is_absent(&self) -> bool {
+        self.absent
     }
 
     /// The state, if it could be opened.
@@ -85,7 +102,7 @@ fn judge_absent(directory: &Path, who: &Who) -> Verdict {
         )),
         _ => Verdict::fail(
             format!(
-                "{} does not exist, and {} may not make it in {}",
+                "{} does not exist, and user {} may not make it in {}",
                 directory.display(),
                 who.name,
                 there.display()
@@ -219,6 +236,7 @@ pub fn check_lineage(recorder: &Recorder, all: &[Asked], one: &Asked, findings: 
         match recorder.state().map(|state| state.lineages(name)) {
             Some(Ok(known)) => judge_lineage(id, &known),
             Some(Err(error)) => Verdict::unknown(words(&error), "See `state-dir`."),
+            None if recorder.is_absent() => judge_lineage(id, &[]),
             None => Verdict::unknown("this host's record can't be read", "See `state-dir`."),
         },
     );

@@ -241,7 +241,7 @@ fn may_write(root: &Path, server: Option<&Who>) -> Verdict {
             Answer::No(_) => {
                 return Verdict::fail(
                     format!(
-                        "{} may not write in {}: a command may have been run once as another user",
+                        "user {} may not write in {}: a command may have been run once as another user",
                         who.name,
                         directory.display()
                     ),
@@ -257,7 +257,7 @@ fn may_write(root: &Path, server: Option<&Who>) -> Verdict {
             Answer::Unknown(why) => return Verdict::unknown(why, format!("sudo -u {} pgkeep doctor", who.name)),
         }
     }
-    Verdict::pass(format!("{} may write in {}", who.name, root.display()))
+    Verdict::pass(format!("user {} may write in {}", who.name, root.display()))
 }
 
 fn judge_writable(
