@@ -133,7 +133,7 @@ impl Rules {
                 what.unwrap_or("no message")
             );
             let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-            std::process::exit(code.into());
+            std::process::exit(code);
         }));
     }
 }

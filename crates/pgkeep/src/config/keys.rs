@@ -203,7 +203,7 @@ impl Kind {
     }
 
     /// Reads the text of an environment variable as this kind of value.
-    pub fn from_text(self, text: &str) -> Result<toml::Value> {
+    pub fn read(self, text: &str) -> Result<toml::Value> {
         let value = match self {
             Kind::Flag => toml::Value::Boolean(
                 values::flag(text).ok_or_else(|| Error::invalid(format!("\"{text}\" is neither true nor false")))?,
@@ -278,19 +278,19 @@ mod tests {
     #[test]
     fn values_out_of_range_or_of_another_kind_are_refused() {
         let kind = |text: &str| find(&path(text)).unwrap().kind;
-        assert!(kind("repository.a.retries").from_text("101").is_err());
-        assert!(kind("repository.a.retries").from_text("8").is_ok());
-        assert!(kind("encryption.mode").from_text("aes").is_err());
-        assert!(kind("cluster.a.archive_timeout").from_text("2 weeks").is_err());
-        assert!(kind("cluster.a.objectives.rpo").from_text("5 minutes").is_ok());
-        assert!(kind("repository.a.capacity").from_text("2 TiB").is_ok());
+        assert!(kind("repository.a.retries").read("101").is_err());
+        assert!(kind("repository.a.retries").read("8").is_ok());
+        assert!(kind("encryption.mode").read("aes").is_err());
+        assert!(kind("cluster.a.archive_timeout").read("2 weeks").is_err());
+        assert!(kind("cluster.a.objectives.rpo").read("5 minutes").is_ok());
+        assert!(kind("repository.a.capacity").read("2 TiB").is_ok());
         assert!(
             kind("repository.a.allow_http")
                 .check(&toml::Value::String("yes".into()))
                 .is_err()
         );
         assert_eq!(
-            kind("repository.a.allow_http").from_text("yes").unwrap(),
+            kind("repository.a.allow_http").read("yes").unwrap(),
             toml::Value::Boolean(true)
         );
     }
@@ -300,7 +300,7 @@ mod tests {
         for key in KEYS {
             if let Some(default) = key.literal_default() {
                 key.kind
-                    .from_text(default)
+                    .read(default)
                     .unwrap_or_else(|error| panic!("{}: {error}", key.path));
             }
         }

@@ -10,7 +10,7 @@ use pgkeep_base::{Error, Result};
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{EMPTY_TABLES, KEYS, Key, find};
-use super::suggest::nearest;
+use super::suggest::{nearest, unknown};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl Settings {
             let value = match find(&path) {
                 Some(key) => key
                     .kind
-                    .from_text(text)
+                    .read(text)
                     .map(|value| (key, value))
                     .map_err(|error| at_key(&path, &error)),
                 None if path.len() == 1 && nearest(&path[0], top_level_keys()).is_none() => continue,
@@ -267,7 +267,7 @@ fn checked_key(path: &[String], value: Option<&toml::Value>) -> Result<Option<&'
 fn is_table(path: &[String]) -> bool {
     KEYS.iter()
         .map(|key| key.path)
-        .chain(EMPTY_TABLES.iter().map(|table| *table))
+        .chain(EMPTY_TABLES.iter().copied())
         .any(|known| {
             let mut levels = known.split('.');
             let below = path
@@ -275,58 +275,6 @@ fn is_table(path: &[String]) -> bool {
                 .all(|level| levels.next().is_some_and(|known| known == "NAME" || known == level));
             below && (levels.next().is_some() || EMPTY_TABLES.contains(&known))
         })
-}
-
-fn unknown(path: &[String]) -> Error {
-    let mut message = format!("there is no key `{}`", path.join("."));
-    if let Some(meant) = meant(path) {
-        message.push_str(&format!("; did you mean `{meant}`?"));
-    }
-    Error::invalid(message)
-}
-
-/// The nearest key: one level misspelt, or the right word at another level.
-fn meant(path: &[String]) -> Option<String> {
-    let corrected = corrected(path);
-    let last = path.last()?;
-    if let Some(same_last) = corrected.as_ref().filter(|levels| levels.last() == Some(last)) {
-        return Some(same_last.join("."));
-    }
-    let elsewhere = KEYS
-        .iter()
-        .map(|key| key.path)
-        .find(|known| known.rsplit('.').next() == Some(last));
-    elsewhere
-        .map(str::to_owned)
-        .or_else(|| corrected.map(|levels| levels.join(".")))
-}
-
-fn corrected(path: &[String]) -> Option<Vec<String>> {
-    let mut corrected: Vec<String> = Vec::new();
-    for level in path {
-        let known: Vec<&str> = levels_below(&corrected);
-        if known.contains(&"NAME") || known.contains(&level.as_str()) {
-            corrected.push(level.clone());
-        } else {
-            corrected.push(nearest(level, known.iter().copied())?.to_owned());
-        }
-    }
-    (corrected != path).then_some(corrected)
-}
-
-fn levels_below(path: &[String]) -> Vec<&'static str> {
-    let mut found: Vec<&str> = KEYS
-        .iter()
-        .filter_map(|key| {
-            let mut levels = key.path.split('.');
-            let below = path
-                .iter()
-                .all(|level| levels.next().is_some_and(|known| known == "NAME" || known == level));
-            if below { levels.next() } else { None }
-        })
-        .collect();
-    found.dedup();
-    found
 }
 
 fn at_key(path: &[String], error: &Error) -> Error {

@@ -1,4 +1,61 @@
-//! "Did you mean": the known word nearest to an unknown one.
+//! "Did you mean": the key that was probably meant by one that there is not.
+
+use pgkeep_base::Error;
+
+use super::keys::KEYS;
+
+/// The error for a key that there is not, with the one that was probably meant.
+pub fn unknown(path: &[String]) -> Error {
+    let mut message = format!("there is no key `{}`", path.join("."));
+    if let Some(meant) = meant(path) {
+        message.push_str(&format!("; did you mean `{meant}`?"));
+    }
+    Error::invalid(message)
+}
+
+/// The nearest key: one level misspelt, or the right word at another level.
+fn meant(path: &[String]) -> Option<String> {
+    let corrected = corrected(path);
+    let last = path.last()?;
+    if let Some(same_last) = corrected.as_ref().filter(|levels| levels.last() == Some(last)) {
+        return Some(same_last.join("."));
+    }
+    let elsewhere = KEYS
+        .iter()
+        .map(|key| key.path)
+        .find(|known| known.rsplit('.').next() == Some(last));
+    elsewhere
+        .map(str::to_owned)
+        .or_else(|| corrected.map(|levels| levels.join(".")))
+}
+
+fn corrected(path: &[String]) -> Option<Vec<String>> {
+    let mut corrected: Vec<String> = Vec::new();
+    for level in path {
+        let known: Vec<&str> = levels_below(&corrected);
+        if known.contains(&"NAME") || known.contains(&level.as_str()) {
+            corrected.push(level.clone());
+        } else {
+            corrected.push(nearest(level, known.iter().copied())?.to_owned());
+        }
+    }
+    (corrected != path).then_some(corrected)
+}
+
+fn levels_below(path: &[String]) -> Vec<&'static str> {
+    let mut found: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| {
+            let mut levels = key.path.split('.');
+            let below = path
+                .iter()
+                .all(|level| levels.next().is_some_and(|known| known == "NAME" || known == level));
+            if below { levels.next() } else { None }
+        })
+        .collect();
+    found.dedup();
+    found
+}
 
 /// The nearest of `known`, if it is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

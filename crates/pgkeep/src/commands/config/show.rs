@@ -136,7 +136,7 @@ fn default(key: &Key, name: String, config: &Config) -> Value {
         }
         _ => None,
     };
-    let literal = key.literal_default().map(|text| match key.kind.from_text(text) {
+    let literal = key.literal_default().map(|text| match key.kind.read(text) {
         Ok(value) => value.to_string(),
         Err(_) => text.to_owned(),
     });

@@ -12,6 +12,7 @@ use pgkeep_engine::{Engine, Place};
 use pgkeep_repo::fetch::find_copy;
 use pgkeep_repo::genesis::{GENESIS_BYTES_MAX, genesis_name, recover};
 use pgkeep_repo::repofile::RepositoryFile;
+use pgkeep_repo::seal::SealMode;
 use pgkeep_repo::sign::Trust;
 use serde::Serialize;
 
@@ -111,6 +112,11 @@ pub fn create_in(
         files::create_directory_of(&config.repository_file, 0o755)?;
         file.create(&config.repository_file)?;
         files::give_to_owner_of_directory(&config.repository_file);
+    }
+    if file.mode == SealMode::None {
+        context
+            .output
+            .warn("nothing is encrypted: whoever reads the repository reads the database (encryption.mode = \"none\")");
     }
     let mut done = Vec::new();
     let result = make_roots(config, names)
