@@ -88,7 +88,9 @@ where
         mode: directory_mode(head),
         ids: ownership.usual(),
     };
-    let places = claim::claim(layout, &reader.head().id, engine.now(), making)?;
+    let needed = reader.head().source_bytes;
+    let places = claim::claim(layout, &reader.head().id, engine.now(), making)
+        .map_err(|error| explain(layout, needed, 0, error))?;
     let run = Run {
         engine,
         reader,
@@ -99,7 +101,8 @@ where
         done: AtomicU64::new(0),
     };
     let written = run.write(jobs.clamp(1, JOBS_MAX), before_control).await;
-    let mut written = written.map_err(|error| run.explain(error))?;
+    let done = run.done.load(Ordering::Relaxed);
+    let mut written = written.map_err(|error| explain(layout, needed, done, error))?;
     written.seconds = began.elapsed().as_secs_f64();
     Ok(written)
 }
@@ -230,32 +233,34 @@ impl Run<'_> {
         }
         notes
     }
+}
 
-    /// Says what became of the target, and what a full disk lacks.
-    fn explain(&self, error: Error) -> Error {
-        if !is_full(&error) {
-            return error
-                .or_hint("What was written can't be started; the same `pgkeep restore` empties it and begins anew.");
-        }
-        let size = |bytes| ByteSize(bytes).to_string();
-        let free: Vec<String> = self
-            .places
-            .all()
-            .map(|place| {
-                let free = free_bytes(place.path()).map_or("an unknown amount".to_owned(), size);
-                format!("{free} free at {}", place.path().display())
-            })
-            .collect();
-        Error::io(format!("there is no space left in {}", self.layout.target.display()))
-            .detail(format!(
-                "the backup has {}, {} were written; {}",
-                size(self.reader.head().source_bytes),
-                size(self.done.load(Ordering::Relaxed)),
-                free.join(", ")
-            ))
-            .hint("Make space and run the same `pgkeep restore` again, or choose a larger place with `--into`.")
-            .source(error)
+/// Says what became of the target, and what a full disk lacks.
+fn explain(layout: &Layout, needed: u64, done: u64, error: Error) -> Error {
+    if !is_full(&error) {
+        return error
+            .or_hint("What was written can't be started; the same `pgkeep restore` empties it and begins anew.");
     }
+    let size = |bytes| ByteSize(bytes).to_string();
+    let places = std::iter::once(&layout.target).chain(layout.tablespaces.iter().map(|tablespace| &tablespace.to));
+    let free: Vec<String> = places
+        .map(|place| {
+            let free = free_bytes(place).map_or("an unknown amount".to_owned(), size);
+            format!("{free} free at {}", place.display())
+        })
+        .collect();
+    Error::io(format!(
+        "there is no space left for the restore into {}",
+        layout.target.display()
+    ))
+    .detail(format!(
+        "the backup has {}, {} were written; {}",
+        size(needed),
+        size(done),
+        free.join(", ")
+    ))
+    .hint("Make space and run the same `pgkeep restore` again, or choose a larger place with `--into`.")
+    .source(error)
 }
 
 /// Runs what may block for long. On a runtime of one thread everything waits.

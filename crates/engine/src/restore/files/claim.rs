@@ -42,11 +42,18 @@ pub(super) fn claim(layout: &Layout, backup: &BackupId, now: Timestamp, making: 
         judge_tablespace(&directory, before.as_ref())?;
         tablespaces.insert(tablespace.oid, Arc::new(directory));
     }
+    // What is claimed already is emptied first: on a full disk there is no room for a new mark.
+    if before.is_some() {
+        Marker::clear_target(&target)?;
+    }
     let marker = Marker::new(backup, now, layout, before.as_ref());
     marker.put(&target, Making { mode: 0o700, ..making })?;
     Marker::clear_target(&target)?;
     target.own(making)?;
     for tablespace in tablespaces.values() {
+        if marker.claims(tablespace)? {
+            Marker::clear_tablespace(tablespace)?;
+        }
         marker.put_in_tablespace(tablespace, making)?;
         Marker::clear_tablespace(tablespace)?;
     }
