@@ -162,10 +162,11 @@ fn candidates<'a>(
     Ok(found.into_iter().map(|(_, backup)| backup).collect())
 }
 
-/// False where the backup surely ends after the target. Clocks only sort out; the walk decides.
+/// False where the backup surely begins after the target. That only sorts out; the walk decides whether the backup is
+/// consistent by then: its stop LSN is the *end* of the record that makes it so.
 fn may_precede(backup: &Backup, head: &PhysicalHead, request: &RestoreRequest) -> bool {
     match &request.target {
-        RecoveryTarget::Lsn(lsn) => head.stop_lsn <= *lsn,
+        RecoveryTarget::Lsn(lsn) => head.start_lsn <= *lsn,
         RecoveryTarget::Time(time) => backup.head().started_at <= *time,
         _ => true,
     }
