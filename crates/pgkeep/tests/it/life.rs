@@ -1,0 +1,463 @@
+//! The scripted life of one cluster per major, which many tests restore moments of.
+//!
+//! Timeline 1 of a primary: two backups, transactions of every kind, restore points. Its standby is promoted to
+//! timeline 2 while the old primary goes on and archives commits that the failover loses; timeline 2 gets a backup;
+//! its server is promoted once more, to timeline 3, which has none. Then everything is stopped, and the repository
+//! never changes again: who damages it does so in a [`Branch`].
+//! What was committed, when and where, is told by PostgreSQL (`pg_waldump`, `pg_xact_commit_timestamp`) and kept here,
+//! outside of every cluster: [`Life::path`] is what a restored one is compared with.
+
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use pgkeep_base::Lsn;
+use pgkeep_testkit::fixture::{Shop, reachable};
+use pgkeep_testkit::{Cluster, OsUser, Output, Run, Scratch, StopMode, wait};
+
+use crate::shop;
+
+/// Ids of transactions tell where they were committed: below this, before the failover.
+const LOST: i64 = 1000;
+const SECOND: i64 = 2000;
+const THIRD: i64 = 3000;
+/// Rows of the table that each transaction changes a part of.
+const BULK: i64 = 700;
+
+/// One transaction, as PostgreSQL's own tools tell of it.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Its row in the table `ledger`.
+    pub id: i64,
+    /// Its number.
+    pub xid: u32,
+    /// Start of its commit record.
+    pub record: Lsn,
+    /// Time in its commit record.
+    pub time: Timestamp,
+}
+
+/// A repository with three timelines, and the truth about it.
+pub struct Life {
+    /// The installation; its cluster, the old primary, is stopped.
+    pub shop: Shop,
+    /// Who was promoted twice; stopped.
+    pub heir: Cluster,
+    /// By id, which is also by LSN within a timeline.
+    commits: Vec<Commit>,
+    /// Number and abort record of a transaction that was rolled back, between commits 5 and 6.
+    pub aborted: (u32, Lsn),
+    /// Ids of the three backups: full, incremental, on timeline 2.
+    pub backups: Vec<String>,
+    /// Where timelines 1 and 2 were left.
+    pub forks: [Lsn; 2],
+}
+
+/// The life of a cluster of `major`; made when first asked for.
+pub fn life(major: u16) -> &'static Life {
+    static LIVES: [OnceLock<Option<Life>>; 5] = [const { OnceLock::new() }; 5];
+    let made = LIVES[usize::from(major - 14)].get_or_init(|| catch_unwind(AssertUnwindSafe(|| live(major))).ok());
+    made.as_ref()
+        .unwrap_or_else(|| panic!("the life of PostgreSQL {major} could not be made: see its own panic"))
+}
+
+fn live(major: u16) -> Life {
+    let shop = shop(major)
+        .cluster(|cluster| cluster.conf("wal_keep_size = '1GB'\ntrack_commit_timestamp = on\nautovacuum = off"))
+        .start();
+    let primary = &shop.cluster;
+    let start = primary.lsn();
+    primary.sql(&format!(
+        "CREATE TABLE ledger (id int PRIMARY KEY, note text);
+         CREATE TABLE bulk AS SELECT k, 0::bigint AS v FROM generate_series(0, {BULK} - 1) k"
+    ));
+    let mut backups = Vec::new();
+    let aborted = first_timeline(&shop, &mut backups);
+    let heir = heir_of(&shop);
+    let fork_1 = fail_over(&shop, &heir);
+    let mut life = Life {
+        aborted: (aborted, Lsn::INVALID),
+        backups,
+        heir,
+        forks: [fork_1; 2],
+        commits: Vec::new(),
+        shop,
+    };
+    life.second_timeline();
+    life.learn(1, start);
+    life.shop.cluster.stop(StopMode::Fast);
+    life.third_timeline();
+    life.heir.stop(StopMode::Fast);
+    life.commits.sort_by_key(|commit| commit.id);
+    life.commits.dedup_by_key(|commit| commit.id);
+    life
+}
+
+/// Commits 1 to 16, of which 8 is committed in two phases; gives the number of one that is rolled back.
+fn first_timeline(shop: &Shop, backups: &mut Vec<String>) -> u32 {
+    let primary = &shop.cluster;
+    commit(primary, [1, 2]);
+    backups.push(backup(shop.run(["backup", "--full"])));
+    commit(primary, [3, 4]);
+    primary.switch_wal();
+    commit(primary, [5]);
+    let aborted = primary.value("BEGIN; INSERT INTO ledger VALUES (666, 'never'); SELECT txid_current(); ROLLBACK");
+    commit(primary, [6]);
+    shop.pgkeep(["mark", "alpha"]).ok();
+    primary.sql(&format!("BEGIN; {}; PREPARE TRANSACTION 'eight'", statements(8)));
+    commit(primary, [7]);
+    primary.switch_wal();
+    primary.sql("COMMIT PREPARED 'eight'");
+    commit(primary, [9]);
+    primary.switch_wal();
+    backups.push(backup(shop.run(["backup"])));
+    for id in 10..16 {
+        commit(primary, [id]);
+        if id % 2 == 0 {
+            primary.switch_wal();
+        }
+    }
+    shop.pgkeep(["mark", "beta"]).ok();
+    commit(primary, [16]);
+    aborted
+}
+
+/// A standby that archives for itself, with a state directory of its own, as another host has.
+fn heir_of(shop: &Shop) -> Cluster {
+    let mut heir = shop.cluster.standby("heir");
+    let state = shop.home().join("state-of-heir");
+    let push = format!(
+        "PGKEEP_STATE_DIR={} {} wal push %p",
+        state.display(),
+        shop.command_line()
+    );
+    heir.set_conf("archive_command", &push);
+    heir
+}
+
+/// Promotes the heir between two commits (17 and 2001) in one segment; the old primary goes on with two more, in that
+/// segment and the next, and archives them.
+fn fail_over(shop: &Shop, heir: &Cluster) -> Lsn {
+    let primary = &shop.cluster;
+    commit(primary, [17]);
+    // What is inserted and not flushed is not sent.
+    let reached: Lsn = primary.value("SELECT pg_current_wal_flush_lsn()");
+    wait::until("the standby to catch up", wait::LIMIT, || {
+        (heir.lsn() >= reached).then_some(())
+    });
+    assert_eq!(heir.sql("SELECT pg_promote(true, 60)"), "t", "{}", heir.log());
+    commit(primary, [LOST + 1]);
+    primary.archive_all();
+    commit(primary, [LOST + 2]);
+    primary.archive_all();
+    switch_point(heir, 2)
+}
+
+/// Where a timeline's history says that the one before was left.
+fn switch_point(cluster: &Cluster, timeline: u32) -> Lsn {
+    let history = cluster.data_dir().join(format!("pg_wal/{timeline:08X}.history"));
+    let history = std::fs::read_to_string(history).unwrap();
+    let last = history.lines().rfind(|line| !line.is_empty()).unwrap();
+    last.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+impl Life {
+    fn second_timeline(&mut self) {
+        let heir = &self.heir;
+        commit(heir, [SECOND + 1]);
+        heir.archive_all();
+        commit(heir, [SECOND + 2]);
+        let id = backup(self.run_as_heir(["backup"]));
+        self.backups.push(id);
+        commit(heir, [SECOND + 3]);
+        heir.archive_all();
+        commit(heir, [SECOND + 4]);
+        heir.archive_all();
+        self.learn(2, self.forks[0]);
+    }
+
+    fn third_timeline(&mut self) {
+        let heir = &mut self.heir;
+        heir.stop(StopMode::Fast);
+        let signal = heir.data_dir().join("standby.signal");
+        std::fs::write(&signal, "").unwrap();
+        heir.user().own(&signal);
+        heir.set_conf("primary_conninfo", "");
+        let auto = heir.data_dir().join("postgresql.auto.conf");
+        let settings = std::fs::read_to_string(&auto).unwrap();
+        let kept: Vec<&str> = settings
+            .lines()
+            .filter(|line| !line.contains("primary_conninfo"))
+            .collect();
+        std::fs::write(&auto, kept.join("\n") + "\n").unwrap();
+        heir.start();
+        heir.promote();
+        for id in 1..4 {
+            commit(heir, [THIRD + id]);
+            heir.archive_all();
+        }
+        self.forks[1] = switch_point(&self.heir, 3);
+        self.learn(3, self.forks[1]);
+    }
+
+    /// pgkeep on the heir's host.
+    pub fn run_as_heir<const N: usize>(&self, args: [&str; N]) -> Run {
+        self.shop
+            .run(args)
+            .env("PGKEEP_STATE_DIR", self.shop.home().join("state-of-heir"))
+            .env("PGKEEP_CLUSTER__SHOP__CONNECTION", self.heir.conninfo())
+    }
+
+    /// Asks PostgreSQL what was committed on a timeline since `from`.
+    fn learn(&mut self, timeline: u32, from: Lsn) {
+        let cluster = if timeline == 1 { &self.shop.cluster } else { &self.heir };
+        let wal = cluster.data_dir().join("pg_wal");
+        // So that the last segment exists.
+        cluster.sql("CHECKPOINT");
+        let (from, to, timeline) = (from.to_string(), cluster.lsn().to_string(), timeline.to_string());
+        let dump = [
+            "-p",
+            wal.to_str().unwrap(),
+            "-t",
+            &timeline,
+            "-s",
+            &from,
+            "-e",
+            &to,
+            "-r",
+            "Transaction",
+        ];
+        let records: Vec<Record> = cluster.waldump(dump).lines().filter_map(Record::parse).collect();
+        let rows = cluster.sql(
+            "SELECT id, xmin, to_char(pg_xact_commit_timestamp(xmin) AT TIME ZONE 'UTC',
+             'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM ledger ORDER BY id",
+        );
+        for row in rows.lines() {
+            let fields: Vec<&str> = row.split('|').collect();
+            let xid = fields[1].parse().unwrap();
+            let Some(record) = records.iter().find(|record| record.xid == xid && record.commit) else {
+                continue;
+            };
+            self.commits.push(Commit {
+                id: fields[0].parse().unwrap(),
+                xid,
+                record: record.start,
+                time: fields[2].parse().unwrap(),
+            });
+        }
+        if let Some(abort) = records
+            .iter()
+            .find(|record| record.xid == self.aborted.0 && !record.commit)
+        {
+            self.aborted.1 = abort.start;
+        }
+    }
+
+    /// What lies on the way to the end of a timeline, in order.
+    pub fn path(&self, timeline: u32) -> Vec<&Commit> {
+        let on_it = |id: i64| match timeline {
+            1 => id < SECOND,
+            2 => id < LOST || (SECOND..THIRD).contains(&id),
+            _ => id < LOST || id > SECOND,
+        };
+        self.commits.iter().filter(|commit| on_it(commit.id)).collect()
+    }
+
+    /// A commit by its id.
+    #[track_caller]
+    pub fn commit(&self, id: i64) -> &Commit {
+        let found = self.commits.iter().find(|commit| commit.id == id);
+        found.unwrap_or_else(|| panic!("no commit {id} in {:?}", self.commits))
+    }
+
+    /// Ids on the way to the end of a timeline, up to and with `last`.
+    #[track_caller]
+    pub fn up_to(&self, timeline: u32, last: i64) -> Vec<i64> {
+        let ids: Vec<i64> = self.path(timeline).iter().map(|commit| commit.id).collect();
+        let end = ids.iter().position(|id| *id == last);
+        let end = end.unwrap_or_else(|| panic!("no commit {last} on the way to timeline {timeline}: {ids:?}"));
+        ids[..=end].to_vec()
+    }
+
+    /// A copy of configuration and repository, to be damaged.
+    pub fn branch(&self) -> Branch {
+        let home = Scratch::new();
+        let from = self.shop.home();
+        let copy = |name: &str| {
+            let cp = Run::new("/bin/cp")
+                .args(["-al"])
+                .arg(from.join(name))
+                .arg(home.join(name));
+            cp.run().ok();
+        };
+        copy("repository");
+        for name in ["repository.toml", "signing.key", "identity.txt"] {
+            copy(name);
+        }
+        let toml = std::fs::read_to_string(self.shop.config_file()).unwrap();
+        let (old, new) = (from.path().to_str().unwrap(), home.path().to_str().unwrap());
+        home.file("pgkeep.toml", toml.replace(old, new));
+        let binary = reachable(env!("CARGO_BIN_EXE_pgkeep"));
+        Branch {
+            major: self.shop.cluster.major(),
+            binary,
+            home,
+        }
+    }
+
+    /// Restores, and starts nothing.
+    #[track_caller]
+    pub fn restore(&self, options: &[&str]) -> Copy {
+        restore(self.shop.cluster.major(), |args| self.shop.run(args), options)
+    }
+
+    /// Compares a running cluster with the ids that it must hold, no more and no less.
+    #[track_caller]
+    pub fn assert_holds(&self, cluster: &Cluster, expected: &[i64]) {
+        let rows = cluster.sql("SELECT id FROM ledger WHERE note = 'row ' || id ORDER BY id");
+        let found: Vec<i64> = rows.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(found, expected, "{}", cluster.log_of_this_start());
+        let bulk = cluster.sql("SELECT count(*), k % 7, min(v), max(v) FROM bulk GROUP BY 2 ORDER BY 2");
+        let sum = |rest: i64| expected.iter().filter(|id| **id % 7 == rest).sum::<i64>();
+        let line = |rest| format!("{}|{rest}|{sum}|{sum}", BULK / 7, sum = sum(rest));
+        assert_eq!(bulk.lines().collect::<Vec<_>>(), (0..7).map(line).collect::<Vec<_>>());
+    }
+}
+
+/// A repository of one's own, with the configuration that names it.
+pub struct Branch {
+    major: u16,
+    binary: PathBuf,
+    home: Scratch,
+}
+
+impl Branch {
+    /// Runs pgkeep with this configuration, as the user that owns the cluster.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        Run::new(&self.binary)
+            .env("HOME", self.home.path())
+            .as_user(OsUser::unprivileged())
+            .arg("--config")
+            .arg(self.home.join("pgkeep.toml"))
+            .args(args)
+    }
+
+    /// The directory of its repository.
+    pub fn repository(&self) -> PathBuf {
+        self.home.join("repository/main")
+    }
+
+    /// Restores, and starts nothing.
+    #[track_caller]
+    pub fn restore(&self, options: &[&str]) -> Copy {
+        restore(self.major, |args| self.run(args), options)
+    }
+
+    /// A restore that must be refused with `code`, before anything is touched; gives what it said.
+    #[track_caller]
+    pub fn refuse(&self, code: i32, options: &[&str]) -> Output {
+        let scratch = Scratch::new();
+        let target = scratch.join("data");
+        let run = self.run(["restore", "--into"]).arg(&target).args(options);
+        let output = run.run().expect(code);
+        assert!(!target.exists(), "{output}");
+        output
+    }
+}
+
+#[track_caller]
+fn restore(major: u16, run: impl Fn([&str; 2]) -> Run, options: &[&str]) -> Copy {
+    let scratch = Scratch::new();
+    let target = scratch.join("data");
+    run(["restore", "--into"]).arg(&target).args(options).run().ok();
+    Copy {
+        cluster: Cluster::adopt_dir(major, target),
+        _scratch: scratch,
+    }
+}
+
+/// A restored cluster, removed when dropped.
+pub struct Copy {
+    cluster: Cluster,
+    _scratch: Scratch,
+}
+
+impl Copy {
+    /// Starts it and waits until it is open for writing.
+    #[track_caller]
+    pub fn opened(mut self) -> Copy {
+        self.start();
+        self.wait_recovered();
+        self
+    }
+
+    /// Starts it and waits until replay has paused.
+    #[track_caller]
+    pub fn paused(mut self) -> Copy {
+        self.start();
+        self.wait_paused();
+        self
+    }
+}
+
+impl Deref for Copy {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for Copy {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
+
+/// One transaction for each id.
+pub fn commit<const N: usize>(cluster: &Cluster, ids: [i64; N]) {
+    for id in ids {
+        cluster.sql(&format!("BEGIN; {}; COMMIT", statements(id)));
+    }
+}
+
+fn statements(id: i64) -> String {
+    format!("INSERT INTO ledger VALUES ({id}, 'row {id}'); UPDATE bulk SET v = v + {id} WHERE k % 7 = {id} % 7")
+}
+
+/// Takes a backup and gives its id.
+#[track_caller]
+fn backup(run: Run) -> String {
+    let json = run.arg("--json").run().ok().json();
+    json["id"].as_str().expect("a backup has an id").to_owned()
+}
+
+/// A line of `pg_waldump` about a transaction's end.
+struct Record {
+    xid: u32,
+    start: Lsn,
+    commit: bool,
+}
+
+impl Record {
+    fn parse(line: &str) -> Option<Record> {
+        let between = |from: &str, to: &str| {
+            let rest = &line[line.find(from)? + from.len()..];
+            Some(rest[..rest.find(to)?].trim())
+        };
+        let (start, what) = (between("lsn:", ",")?.parse().ok()?, &line[line.find("desc:")? + 5..]);
+        let word = what.split_whitespace().next()?;
+        let xid = match word {
+            "COMMIT" | "ABORT" => between("tx:", ",")?,
+            "COMMIT_PREPARED" => between("COMMIT_PREPARED", ":")?,
+            _ => return None,
+        };
+        Some(Record {
+            xid: xid.parse().ok()?,
+            start,
+            commit: word != "ABORT",
+        })
+    }
+}
