@@ -9,7 +9,10 @@
 mod archiving;
 mod backup;
 mod backup_interrupted;
+mod backup_refusals;
+mod backup_size;
 mod life;
+mod lost_host;
 mod targets;
 
 use pgkeep_testkit::fixture::{Builder, Shop};
