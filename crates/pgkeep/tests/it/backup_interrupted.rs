@@ -11,7 +11,7 @@ use pgkeep_testkit::corrupt::objects;
 use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::{Output, Running, Signal, StopMode, wait};
 
-use crate::backup::{fill, listed, number, out_of_backup_mode};
+use crate::backup::{fill, listed, lose_state, number, out_of_backup_mode};
 use crate::shop;
 
 /// Tables of 6 MiB each: more than two packs' worth.
@@ -28,9 +28,7 @@ fn large_shop() -> MutexGuard<'static, Shop> {
     };
     let shared = SHARED.get_or_init(make);
     let shop = shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if shop.state_dir().exists() {
-        fs::remove_dir_all(shop.state_dir()).unwrap();
-    }
+    lose_state(&shop);
     shop
 }
 
