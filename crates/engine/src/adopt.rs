@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use pgkeep_base::{ClusterName, Error, Event, PgMajor, RecoveryTarget, Result, ResultExt, TargetTimeline, TimelineId, WalFile};
+use pgkeep_base::{
+    ClusterName, Error, Event, PgMajor, RecoveryTarget, Result, ResultExt, TargetTimeline, TimelineId, WalFile,
+};
 use pgkeep_pg::binaries::{Binaries, Purpose, Search};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::ServerFacts;
@@ -70,10 +72,14 @@ pub async fn plan(engine: &Engine, request: AdoptRequest) -> Result<AdoptPlan> {
     let connection = connect(engine, &config.connection).await?;
     let facts = ServerFacts::gather(&connection).await?;
     if facts.in_recovery {
-        return Err(Error::refused("the cluster is still in recovery")
-            .hint("Look at its data, then `SELECT pg_wal_replay_resume()` or `pg_ctl promote`, and run `pgkeep adopt` again."));
+        return Err(Error::refused("the cluster is still in recovery").hint(
+            "Look at its data, then `SELECT pg_wal_replay_resume()` or `pg_ctl promote`, and run `pgkeep adopt` again.",
+        ));
     }
-    let lineage = Lineage { cluster: config.name.clone(), system_identifier: facts.system_identifier };
+    let lineage = Lineage {
+        cluster: config.name.clone(),
+        system_identifier: facts.system_identifier,
+    };
     let timeline_taken = taken(engine, &lineage, &facts).await?;
     Ok(AdoptPlan {
         request,
@@ -88,7 +94,9 @@ pub async fn plan(engine: &Engine, request: AdoptRequest) -> Result<AdoptPlan> {
 
 async fn connect(engine: &Engine, conninfo: &str) -> Result<Connection> {
     let environment = std::sync::Arc::clone(&engine.setup().environment);
-    Connection::open(conninfo, &*environment).await.during(|| "connect to the cluster")
+    Connection::open(conninfo, &*environment)
+        .await
+        .during(|| "connect to the cluster")
 }
 
 /// Why the number of the server's timeline belongs to other content in the archive, if it does.
@@ -96,28 +104,51 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
     let archive = Archive::load(engine, lineage, facts.wal_segment_size, 0, HeadTimelines::default()).await?;
     let own_file = history_path(&facts.data_directory, facts.timeline);
     let own = std::fs::read(&own_file).unwrap_or_default();
-    if let Some(history) = archive.tree.history(facts.timeline).filter(|history| history.parent().is_some())
+    if let Some(history) = archive
+        .tree
+        .history(facts.timeline)
+        .filter(|history| history.parent().is_some())
         && history.format().as_bytes() != own
     {
-        return Ok(Some(format!("the archive has another history file of timeline {}", facts.timeline)));
+        return Ok(Some(format!(
+            "the archive has another history file of timeline {}",
+            facts.timeline
+        )));
     }
     for number in archive.numbers(facts.timeline) {
-        let segment = pgkeep_base::WalSegment { timeline: facts.timeline, number, size: facts.wal_segment_size };
-        let Ok(here) = std::fs::read(facts.data_directory.join("pg_wal").join(segment.name())) else { continue };
+        let segment = pgkeep_base::WalSegment {
+            timeline: facts.timeline,
+            number,
+            size: facts.wal_segment_size,
+        };
+        let Ok(here) = std::fs::read(facts.data_directory.join("pg_wal").join(segment.name())) else {
+            continue;
+        };
         for content in archive.contents(facts.timeline, number) {
             let name = archive.object_name(&WalFile::Segment(segment.name()), &content.hash)?;
-            let Ok((_, archived)) = open_wal(&engine.stores(), engine.opener(), engine.naming(), &name).await else { continue };
+            let Ok((_, archived)) = open_wal(&engine.stores(), engine.opener(), engine.naming(), &name).await else {
+                continue;
+            };
             if segment.end() <= facts.wal_lsn && archived != here {
                 return Ok(Some(format!("the archive has another segment {segment}")));
             }
         }
     }
-    let ahead = archive.last_number(facts.timeline).filter(|last| *last > facts.wal_segment_size.number_of(facts.wal_lsn));
-    Ok(ahead.map(|_| format!("the archive of timeline {} goes on past where this cluster is", facts.timeline)))
+    let ahead = archive
+        .last_number(facts.timeline)
+        .filter(|last| *last > facts.wal_segment_size.number_of(facts.wal_lsn));
+    Ok(ahead.map(|_| {
+        format!(
+            "the archive of timeline {} goes on past where this cluster is",
+            facts.timeline
+        )
+    }))
 }
 
 fn history_path(data_directory: &Path, timeline: TimelineId) -> PathBuf {
-    data_directory.join("pg_wal").join(WalFile::History(timeline).to_string())
+    data_directory
+        .join("pg_wal")
+        .join(WalFile::History(timeline).to_string())
 }
 
 /// Adopts the cluster.
@@ -126,7 +157,12 @@ fn history_path(data_directory: &Path, timeline: TimelineId) -> PathBuf {
 /// `Io` where it can't be restarted; what the first backup says. Running it again goes on where it stopped.
 pub async fn run(engine: &Engine, plan: AdoptPlan) -> Result<BackedUp> {
     let config = engine.setup().cluster(Some(&plan.lineage.cluster))?.clone();
-    let phase = |name: &str| engine.setup().progress.event(Event::Phase { name: name.to_owned(), bytes_total: None });
+    let phase = |name: &str| {
+        engine.setup().progress.event(Event::Phase {
+            name: name.to_owned(),
+            bytes_total: None,
+        })
+    };
     let restarter = Restarter::new(&plan.data_directory, plan.facts.major, config.postgres_bin.as_deref())?;
     if plan.timeline_taken.is_some() {
         phase("leave the timeline");
@@ -181,7 +217,9 @@ fn leave_timeline(plan: &AdoptPlan, restarter: &Restarter) -> Result<()> {
 fn turn_archiving_on(plan: &AdoptPlan) -> Result<()> {
     pgkeep_pg::settings::finish_recovery(&plan.data_directory)?;
     let content = read_auto_conf(&plan.data_directory)?;
-    let choice = ArchiveChoice::On { command: plan.request.archive_command.clone() };
+    let choice = ArchiveChoice::On {
+        command: plan.request.archive_command.clone(),
+    };
     let with = with_archive_block(&content, &choice, plan.facts.major)?;
     replace_auto_conf(&plan.data_directory, &with)
 }
@@ -220,7 +258,8 @@ async fn wait_promoted(engine: &Engine, conninfo: &str) -> Result<()> {
             return Ok(());
         }
         if tokio::time::Instant::now() >= deadline {
-            return Err(Error::unavailable("the cluster did not leave recovery").hint("Look at its log, then run `pgkeep adopt` again."));
+            return Err(Error::unavailable("the cluster did not leave recovery")
+                .hint("Look at its log, then run `pgkeep adopt` again."));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -262,7 +301,13 @@ impl Restarter {
     fn pg_ctl(&self, arguments: &[&str]) -> Result<()> {
         let mut command: Command = self.binaries.command("pg_ctl")?;
         let log = self.data_directory.join("pgkeep-adopt.log");
-        command.args(arguments).arg("-w").arg("-t").arg(RESTART_SECONDS.to_string()).arg("-D").arg(&self.data_directory);
+        command
+            .args(arguments)
+            .arg("-w")
+            .arg("-t")
+            .arg(RESTART_SECONDS.to_string())
+            .arg("-D")
+            .arg(&self.data_directory);
         if arguments[0] != "stop" {
             command.arg("-l").arg(&log);
         }
@@ -279,6 +324,9 @@ impl Restarter {
         }
         Err(Error::io(format!("pg_ctl {} failed", arguments[0]))
             .detail(pgkeep_pg::server::last_complaints(&log).join("; "))
-            .hint(format!("Look at {}, mend it, and run `pgkeep adopt` again.", log.display())))
+            .hint(format!(
+                "Look at {}, mend it, and run `pgkeep adopt` again.",
+                log.display()
+            )))
     }
 }

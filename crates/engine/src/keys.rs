@@ -35,8 +35,17 @@ pub async fn check(engine: &Engine) -> Result<KeysChecked> {
         .await
         .map_err(|why| why.into_error(&name))
         .during(|| "open the repository's test object")?;
-    let newest = catalogue::load(engine, None).await?.backups.into_iter().rfind(|backup| backup.head().physical().is_ok());
-    let Some(newest) = newest else { return Ok(KeysChecked { genesis: true, backup: None }) };
+    let newest = catalogue::load(engine, None)
+        .await?
+        .backups
+        .into_iter()
+        .rfind(|backup| backup.head().physical().is_ok());
+    let Some(newest) = newest else {
+        return Ok(KeysChecked {
+            genesis: true,
+            backup: None,
+        });
+    };
     let head = newest.head();
     let manifest = head.lineage().manifest_name(&head.id);
     let bytes = head.physical()?.manifest.bytes;
@@ -44,5 +53,8 @@ pub async fn check(engine: &Engine) -> Result<KeysChecked> {
         .await
         .map_err(|why| why.into_error(&manifest))
         .during(|| format!("open the manifest of backup {}", head.id))?;
-    Ok(KeysChecked { genesis: true, backup: Some(head.id.clone()) })
+    Ok(KeysChecked {
+        genesis: true,
+        backup: Some(head.id.clone()),
+    })
 }

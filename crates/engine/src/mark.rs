@@ -38,18 +38,37 @@ pub async fn mark(engine: &Engine, cluster: Option<&ClusterName>, name: &str) ->
         .await
         .during(|| format!("connect to cluster \"{}\"", cluster.name))?;
     let facts = ServerFacts::gather(&connection).await?;
-    let lineage = Lineage { cluster: cluster.name.clone(), system_identifier: facts.system_identifier };
+    let lineage = Lineage {
+        cluster: cluster.name.clone(),
+        system_identifier: facts.system_identifier,
+    };
     let size = facts.wal_segment_size;
     let lsn = connection.create_restore_point(name).await?;
     connection.switch_wal().await?;
     let state = engine.state()?;
     let timeout = cluster.archive_timeout;
-    let archiving = Archiving { engine, state: &state, lineage: &lineage, size, timeout };
+    let archiving = Archiving {
+        engine,
+        state: &state,
+        lineage: &lineage,
+        size,
+        timeout,
+    };
     let timeline: TimelineId = facts.timeline;
-    let segment = WalSegment { timeline, number: size.number_before(lsn), size };
+    let segment = WalSegment {
+        timeline,
+        number: size.number_before(lsn),
+        size,
+    };
     archiving
         .wait_for(&connection, segment)
         .await
         .during(|| format!("restore point \"{name}\" was made at {lsn}, but its WAL is not durable"))?;
-    Ok(Marked { lineage, name: name.to_owned(), lsn, durable_at: engine.now(), segment })
+    Ok(Marked {
+        lineage,
+        name: name.to_owned(),
+        lsn,
+        durable_at: engine.now(),
+        segment,
+    })
 }

@@ -16,7 +16,11 @@ pub struct Owners {
 impl Owners {
     /// Names of this machine; files of `usual` (user and group of the data directory) need none of their own.
     pub fn of_this_machine(usual: (u32, u32)) -> Owners {
-        Owners { users: read_names(Path::new("/etc/passwd")), groups: read_names(Path::new("/etc/group")), usual }
+        Owners {
+            users: read_names(Path::new("/etc/passwd")),
+            groups: read_names(Path::new("/etc/group")),
+            usual,
+        }
     }
 
     /// Name of a user, or its number.
@@ -48,7 +52,10 @@ impl Owners {
 }
 
 fn number_of(names: &HashMap<u32, String>, name: &str) -> Option<u32> {
-    names.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+    names
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(number, _)| *number)
 }
 
 /// Both files have the name first and the number third.

@@ -79,13 +79,19 @@ async fn is_ours(engine: &Engine, store: &dyn Store) -> Result<bool> {
     };
     match engine.opener().verify_keyless(&name, &bytes) {
         Ok(_) => Ok(true),
-        Err(error) => Err(Error::refused("the place is another repository, or one that this host does not trust")
-            .detail(store.url().to_owned())
-            .source(error)
-            .hint("Use that repository's own `repository.toml`, or another place.")),
+        Err(error) => Err(
+            Error::refused("the place is another repository, or one that this host does not trust")
+                .detail(store.url().to_owned())
+                .source(error)
+                .hint("Use that repository's own `repository.toml`, or another place."),
+        ),
     }
 }
 
 fn absent_is_empty<T>(error: Error) -> Result<Option<T>> {
-    if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) }
+    if error.kind() == ErrorKind::NotFound {
+        Ok(None)
+    } else {
+        Err(error)
+    }
 }

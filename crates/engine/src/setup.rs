@@ -10,6 +10,9 @@ use pgkeep_repo::repofile::RepositoryFile;
 use pgkeep_repo::sign::{Fingerprint, SigningKey};
 use pgkeep_store::Store;
 
+/// Looks up an environment variable, as far as the caller lets libpq's rules see it.
+pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// One repository of the configuration: a place where the logical repository rests.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -54,7 +57,7 @@ pub struct Setup {
     /// The clusters of the configuration.
     pub clusters: Vec<ClusterConfig>,
     /// What environment variables the caller lets libpq's rules see.
-    pub environment: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub environment: Variables,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Receives progress.

@@ -103,7 +103,12 @@ struct Building {
 impl Building {
     fn reason(&mut self, severity: Health, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
         self.status.health = self.status.health.max(severity);
-        self.status.reasons.push(Reason { code, severity, message: message.into(), hint: hint.into() });
+        self.status.reasons.push(Reason {
+            code,
+            severity,
+            message: message.into(),
+            hint: hint.into(),
+        });
     }
 }
 
@@ -135,15 +140,31 @@ async fn look(engine: &Engine, cluster: &ClusterName) -> Result<(Catalogue, Vec<
 fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue, windows: &[ClusterWindow]) {
     for bad in &catalogue.bad {
         let why = bad.error.detail_text().unwrap_or_else(|| bad.error.to_string());
-        building.reason(Health::Fail, "bad-backup", format!("backup {} can't be used: {why}", bad.id), "`pgkeep list` shows the others.");
+        building.reason(
+            Health::Fail,
+            "bad-backup",
+            format!("backup {} can't be used: {why}", bad.id),
+            "`pgkeep list` shows the others.",
+        );
     }
-    let physical = catalogue.backups.iter().filter(|backup| backup.head().physical().is_ok());
+    let physical = catalogue
+        .backups
+        .iter()
+        .filter(|backup| backup.head().physical().is_ok());
     let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at) else {
-        building.reason(Health::Fail, "no-backup", "there is no backup", "Take one with `pgkeep backup`.");
+        building.reason(
+            Health::Fail,
+            "no-backup",
+            "there is no backup",
+            "Take one with `pgkeep backup`.",
+        );
         return;
     };
     let head = newest.head();
-    building.status.last_backup = Some(LastBackup { id: head.id.clone(), finished_at: head.finished_at });
+    building.status.last_backup = Some(LastBackup {
+        id: head.id.clone(),
+        finished_at: head.finished_at,
+    });
     judge_places(engine, building, newest);
     judge_windows(engine, building, newest, windows);
     building.reason(
@@ -155,14 +176,35 @@ fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue
 }
 
 fn judge_places(engine: &Engine, building: &mut Building, newest: &Backup) {
-    for place in engine.places().iter().filter(|place| !newest.places.contains(&place.name)) {
+    for place in engine
+        .places()
+        .iter()
+        .filter(|place| !newest.places.contains(&place.name))
+    {
         let severity = if place.required { Health::Fail } else { Health::Warn };
-        let message = format!("repository \"{}\" lacks the newest backup {}", place.name, newest.head().id);
-        building.reason(severity, "place-behind", message, "`pgkeep backup --full` stores everything there.");
+        let message = format!(
+            "repository \"{}\" lacks the newest backup {}",
+            place.name,
+            newest.head().id
+        );
+        building.reason(
+            severity,
+            "place-behind",
+            message,
+            "`pgkeep backup --full` stores everything there.",
+        );
     }
     if newest.head().physical().is_ok_and(|physical| physical.bad_pages > 0) {
-        let message = format!("the newest backup has pages that failed their checksum: `pgkeep show {}`", newest.head().id);
-        building.reason(Health::Warn, "bad-pages", message, "Look at the disk, and compare with an older backup.");
+        let message = format!(
+            "the newest backup has pages that failed their checksum: `pgkeep show {}`",
+            newest.head().id
+        );
+        building.reason(
+            Health::Warn,
+            "bad-pages",
+            message,
+            "Look at the disk, and compare with an older backup.",
+        );
     }
 }
 
@@ -170,12 +212,19 @@ fn judge_windows(engine: &Engine, building: &mut Building, newest: &Backup, wind
     let lineage = newest.head().lineage();
     let Ok(physical) = newest.head().physical() else { return };
     let required = |window: &&ClusterWindow| {
-        engine.places().iter().any(|place| place.required && place.name == window.repository)
+        engine
+            .places()
+            .iter()
+            .any(|place| place.required && place.name == window.repository)
     };
     for window in windows.iter().filter(required) {
         judge_window(building, window, &lineage, physical.stop_lsn);
     }
-    let newest_range = windows.iter().filter(required).filter_map(|window| newest_range(window, &lineage)).next();
+    let newest_range = windows
+        .iter()
+        .filter(required)
+        .filter_map(|window| newest_range(window, &lineage))
+        .next();
     let Some(range) = newest_range else { return };
     building.status.window = Some((range.from, range.to));
     building.status.rpo_seconds = range.to.map(|to| engine.now().duration_since(to).as_secs().max(0));
@@ -183,11 +232,17 @@ fn judge_windows(engine: &Engine, building: &mut Building, newest: &Backup, wind
 }
 
 fn judge_window(building: &mut Building, window: &ClusterWindow, lineage: &Lineage, newest_stop: Lsn) {
-    let covers = |range: &&Range| range.lineage == *lineage && range.from_lsn <= newest_stop && newest_stop <= range.to_lsn;
+    let covers =
+        |range: &&Range| range.lineage == *lineage && range.from_lsn <= newest_stop && newest_stop <= range.to_lsn;
     let repository = &window.repository;
     if !window.ranges.iter().any(|range| covers(&range)) {
         let message = format!("WAL that the newest backup needs is missing from repository \"{repository}\"");
-        building.reason(Health::Fail, "backup-wal-missing", message, "`pgkeep wal list --gaps` names the segments; take a backup now.");
+        building.reason(
+            Health::Fail,
+            "backup-wal-missing",
+            message,
+            "`pgkeep wal list --gaps` names the segments; take a backup now.",
+        );
     }
     for gap in window.gaps.iter().filter(|gap| gap.lineage == *lineage) {
         let behind = gap.first_missing.start() < newest_stop;
@@ -196,34 +251,65 @@ fn judge_window(building: &mut Building, window: &ClusterWindow, lineage: &Linea
             "WAL segments {} to {} are missing from repository \"{repository}\"",
             gap.first_missing, gap.last_missing
         );
-        building.reason(severity, "wal-gap", message, "Moments in the gap can't be restored; a new `pgkeep backup` begins a new range.");
+        building.reason(
+            severity,
+            "wal-gap",
+            message,
+            "Moments in the gap can't be restored; a new `pgkeep backup` begins a new range.",
+        );
     }
     for segment in &window.doubles {
         let message = format!("two different segments were archived as {segment} in repository \"{repository}\"");
-        building.reason(Health::Fail, "wal-conflict", message, "Two servers may archive as one cluster: `pgkeep doctor` on both hosts.");
+        building.reason(
+            Health::Fail,
+            "wal-conflict",
+            message,
+            "Two servers may archive as one cluster: `pgkeep doctor` on both hosts.",
+        );
     }
 }
 
 fn newest_range<'a>(window: &'a ClusterWindow, lineage: &Lineage) -> Option<&'a Range> {
-    window.ranges.iter().filter(|range| range.lineage == *lineage).max_by_key(|range| (range.timeline, range.to_lsn))
+    window
+        .ranges
+        .iter()
+        .filter(|range| range.lineage == *lineage)
+        .max_by_key(|range| (range.timeline, range.to_lsn))
 }
 
 fn last_wal(engine: &Engine, range: &Range, size: SegmentSize) -> Option<LastWal> {
-    let segment = WalSegment { timeline: range.timeline, number: size.number_before(range.to_lsn), size };
-    let pushed = engine.state().ok()?.pushed(&range.lineage, &WalFile::Segment(segment.name()).to_string()).ok();
+    let segment = WalSegment {
+        timeline: range.timeline,
+        number: size.number_before(range.to_lsn),
+        size,
+    };
+    let pushed = engine
+        .state()
+        .ok()?
+        .pushed(&range.lineage, &WalFile::Segment(segment.name()).to_string())
+        .ok();
     let archived_at = pushed.and_then(|pushed| pushed.last().map(|pushed| pushed.pushed_at));
-    Some(LastWal { segment, archived_at, lsn: Some(range.to_lsn) })
+    Some(LastWal {
+        segment,
+        archived_at,
+        lsn: Some(range.to_lsn),
+    })
 }
 
 /// A writer that may not look knows only what it did itself.
 fn judge_unreadable(engine: &Engine, building: &mut Building, error: &Error) {
     let cluster = building.status.cluster.clone();
-    let why = error.detail_text().map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
+    let why = error
+        .detail_text()
+        .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
     if error.kind() != ErrorKind::Denied {
         let hint = error.hint_text().unwrap_or("`pgkeep doctor` tells more.").to_owned();
         return building.reason(Health::Unknown, "storage-unreadable", why, hint);
     }
-    let known = engine.state().ok().and_then(|state| written(&state, &cluster).ok().flatten());
+    let known = engine
+        .state()
+        .ok()
+        .and_then(|state| written(&state, &cluster).ok().flatten());
     let message = match known {
         Some((wal, backup)) => {
             building.status.last_backup = backup;
@@ -233,21 +319,50 @@ fn judge_unreadable(engine: &Engine, building: &mut Building, error: &Error) {
         }
         None => format!("nothing is known of what was written, and these credentials may not read ({why})"),
     };
-    building.reason(Health::Unknown, "write-only", message, "Run `pgkeep status` with credentials that may list and read.");
+    building.reason(
+        Health::Unknown,
+        "write-only",
+        message,
+        "Run `pgkeep status` with credentials that may list and read.",
+    );
 }
 
 type Written = (LastWal, Option<LastBackup>);
 
 fn written(state: &crate::state::State, cluster: &ClusterName) -> Result<Option<Written>> {
-    let Some(system_identifier) = state.lineages(cluster)?.pop() else { return Ok(None) };
-    let lineage = Lineage { cluster: cluster.clone(), system_identifier };
-    let Some(timeline) = state.newest_pushed_timeline(&lineage)? else { return Ok(None) };
-    let Some(pushed) = state.last_pushed_segment(&lineage, timeline)? else { return Ok(None) };
-    let size = pushed.facts.as_ref().and_then(|facts| SegmentSize::new(facts.segment.segment_bytes).ok());
-    let Some(segment) = WalSegment::parse(&pushed.file, size.unwrap_or(SegmentSize::DEFAULT)) else { return Ok(None) };
+    let Some(system_identifier) = state.lineages(cluster)?.pop() else {
+        return Ok(None);
+    };
+    let lineage = Lineage {
+        cluster: cluster.clone(),
+        system_identifier,
+    };
+    let Some(timeline) = state.newest_pushed_timeline(&lineage)? else {
+        return Ok(None);
+    };
+    let Some(pushed) = state.last_pushed_segment(&lineage, timeline)? else {
+        return Ok(None);
+    };
+    let size = pushed
+        .facts
+        .as_ref()
+        .and_then(|facts| SegmentSize::new(facts.segment.segment_bytes).ok());
+    let Some(segment) = WalSegment::parse(&pushed.file, size.unwrap_or(SegmentSize::DEFAULT)) else {
+        return Ok(None);
+    };
     let lsn = pushed.facts.and_then(|facts| facts.segment.last_record_end);
-    let backup = state.last_head(&lineage)?.map(|head| LastBackup { id: head.id, finished_at: head.finished_at });
-    Ok(Some((LastWal { segment, archived_at: Some(pushed.pushed_at), lsn }, backup)))
+    let backup = state.last_head(&lineage)?.map(|head| LastBackup {
+        id: head.id,
+        finished_at: head.finished_at,
+    });
+    Ok(Some((
+        LastWal {
+            segment,
+            archived_at: Some(pushed.pushed_at),
+            lsn,
+        },
+        backup,
+    )))
 }
 
 /// What the server says of its archiving; a server that doesn't answer says nothing about what can be restored.
@@ -255,22 +370,45 @@ async fn judge_server(engine: &Engine, config: &ClusterConfig, building: &mut Bu
     let environment = std::sync::Arc::clone(&engine.setup().environment);
     let asking = async {
         let connection = Connection::open(&config.connection, &*environment).await?;
-        Ok::<_, Error>((ServerFacts::gather(&connection).await?, ArchiverFacts::gather(&connection).await?))
+        Ok::<_, Error>((
+            ServerFacts::gather(&connection).await?,
+            ArchiverFacts::gather(&connection).await?,
+        ))
     };
-    let Ok(Ok((facts, archiver))) = tokio::time::timeout(CONNECT_PATIENCE, asking).await else { return };
+    let Ok(Ok((facts, archiver))) = tokio::time::timeout(CONNECT_PATIENCE, asking).await else {
+        return;
+    };
     if facts.archive_mode == "off" && !facts.in_recovery {
         let message = "the running server does not archive (archive_mode = off)".to_owned();
-        building.reason(Health::Fail, "archiving-off", message, "A restored cluster becomes a protected one with `pgkeep adopt`.");
+        building.reason(
+            Health::Fail,
+            "archiving-off",
+            message,
+            "A restored cluster becomes a protected one with `pgkeep adopt`.",
+        );
     } else if archiver.is_failing() {
-        let file = archiver.last_failed.as_ref().map_or_else(String::new, |failed| format!(" on {}", failed.file));
-        building.reason(Health::Fail, "archiver-failing", format!("PostgreSQL's archiver fails{file}"), "`pgkeep doctor` tells why.");
+        let file = archiver
+            .last_failed
+            .as_ref()
+            .map_or_else(String::new, |failed| format!(" on {}", failed.file));
+        building.reason(
+            Health::Fail,
+            "archiver-failing",
+            format!("PostgreSQL's archiver fails{file}"),
+            "`pgkeep doctor` tells why.",
+        );
     }
     if let Some(wal) = &building.status.last_wal
         && facts.timeline > wal.segment.timeline
         && facts.archive_mode != "off"
     {
         let message = timeline_message(facts.timeline, wal.segment.timeline);
-        building.reason(Health::Warn, "timeline-new", message, "Wait for its first segment, or `pgkeep mark NAME`; then `pgkeep backup`.");
+        building.reason(
+            Health::Warn,
+            "timeline-new",
+            message,
+            "Wait for its first segment, or `pgkeep mark NAME`; then `pgkeep backup`.",
+        );
     }
 }
 

@@ -78,13 +78,15 @@ pub async fn window(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Ve
         lineages.dedup();
         let mut of_cluster: BTreeMap<ClusterName, ClusterWindow> = BTreeMap::new();
         for lineage in lineages {
-            let window = of_cluster.entry(lineage.cluster.clone()).or_insert_with(|| ClusterWindow {
-                cluster: lineage.cluster.clone(),
-                repository: place.name.clone(),
-                ranges: Vec::new(),
-                gaps: Vec::new(),
-                doubles: Vec::new(),
-            });
+            let window = of_cluster
+                .entry(lineage.cluster.clone())
+                .or_insert_with(|| ClusterWindow {
+                    cluster: lineage.cluster.clone(),
+                    repository: place.name.clone(),
+                    ranges: Vec::new(),
+                    gaps: Vec::new(),
+                    doubles: Vec::new(),
+                });
             add_lineage(&single, &catalogue, &lineage, window).await?;
         }
         windows.extend(of_cluster.into_values());
@@ -92,14 +94,23 @@ pub async fn window(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Ve
     Ok(windows)
 }
 
-async fn add_lineage(engine: &Engine, catalogue: &Catalogue, lineage: &Lineage, window: &mut ClusterWindow) -> Result<()> {
+async fn add_lineage(
+    engine: &Engine,
+    catalogue: &Catalogue,
+    lineage: &Lineage,
+    window: &mut ClusterWindow,
+) -> Result<()> {
     let backups: Vec<&Backup> = catalogue.physical(lineage).collect();
     let Some(first) = backups.first() else { return Ok(()) };
     let size = first.head().physical()?.segment_bytes;
     let archive = Archive::load(engine, lineage, size, 0, head_timelines(&backups)).await?;
-    let mut spans = Spans { engine, archive: &archive, spans: BTreeMap::new() };
+    let mut spans = Spans {
+        engine,
+        archive: &archive,
+        spans: BTreeMap::new(),
+    };
     for backup in &backups {
-        spans.from_backup(backup)?;
+        spans.add_backup(backup)?;
     }
     for (timeline, list) in std::mem::take(&mut spans.spans) {
         for span in list {
@@ -117,7 +128,10 @@ pub fn head_timelines(backups: &[&Backup]) -> HeadTimelines {
     let mut known = HeadTimelines::default();
     for physical in backups.iter().filter_map(|backup| backup.head().physical().ok()) {
         known.seen.push(physical.timeline);
-        let text = physical.history.as_deref().map(|text| TimelineHistory::parse(physical.timeline, text.as_bytes()));
+        let text = physical
+            .history
+            .as_deref()
+            .map(|text| TimelineHistory::parse(physical.timeline, text.as_bytes()));
         known.histories.extend(text.and_then(Result::ok));
     }
     known
@@ -141,14 +155,20 @@ struct Spans<'a> {
 }
 
 impl Spans<'_> {
-    fn from_backup(&mut self, backup: &Backup) -> Result<()> {
+    fn add_backup(&mut self, backup: &Backup) -> Result<()> {
         let head = backup.head().physical()?;
         let needed = head.needed_wal();
-        let Some(run) = self.run_from(head.timeline, *needed.start()) else { return Ok(()) };
+        let Some(run) = self.run_from(head.timeline, *needed.start()) else {
+            return Ok(());
+        };
         if run.last.number < *needed.end() {
             return Ok(());
         }
-        let span = Span { from: head.stop_lsn, from_time: Some(backup.head().finished_at), ..run };
+        let span = Span {
+            from: head.stop_lsn,
+            from_time: Some(backup.head().finished_at),
+            ..run
+        };
         self.add(head.timeline, span);
         self.follow(head.timeline, head.stop_lsn, run.last.end());
         Ok(())
@@ -157,10 +177,23 @@ impl Spans<'_> {
     /// Adds what can be reached on timelines forked from `timeline` between two positions.
     fn follow(&mut self, timeline: TimelineId, from: Lsn, to: Lsn) {
         let archive = self.archive;
-        for (child, fork) in archive.tree.children(timeline).filter(|(_, fork)| from <= *fork && *fork <= to) {
+        for (child, fork) in archive
+            .tree
+            .children(timeline)
+            .filter(|(_, fork)| from <= *fork && *fork <= to)
+        {
             let own = child.timeline();
-            let Some(run) = self.run_from(own, archive.segment_size.number_of(fork)) else { continue };
-            self.add(own, Span { from: fork, from_time: None, ..run });
+            let Some(run) = self.run_from(own, archive.segment_size.number_of(fork)) else {
+                continue;
+            };
+            self.add(
+                own,
+                Span {
+                    from: fork,
+                    from_time: None,
+                    ..run
+                },
+            );
             self.follow(own, fork, run.last.end());
         }
     }
@@ -173,10 +206,20 @@ impl Spans<'_> {
         loop {
             let choices = route::choices(&self.archive.tree, history, number, self.archive.segment_size);
             let there = |choice: &&route::Choice| {
-                !self.archive.contents(choice.segment.timeline, choice.segment.number).is_empty()
+                !self
+                    .archive
+                    .contents(choice.segment.timeline, choice.segment.number)
+                    .is_empty()
             };
-            let Some(choice) = choices.iter().find(there) else { return found };
-            found = Some(Span { from: Lsn::INVALID, from_time: None, last: choice.segment, until: choice.until });
+            let Some(choice) = choices.iter().find(there) else {
+                return found;
+            };
+            found = Some(Span {
+                from: Lsn::INVALID,
+                from_time: None,
+                last: choice.segment,
+                until: choice.until,
+            });
             if choice.until.is_some() {
                 return found;
             }
@@ -199,13 +242,26 @@ impl Spans<'_> {
         let end = last.as_ref().and_then(|facts| facts.segment.last_record_end);
         let to_lsn = span.until.or(end).unwrap_or(span.last.start());
         let to = self.last_time(span.last, span.from).await?;
-        let from = span.from_time.or_else(|| last.and_then(|facts| facts.segment.min_time).filter(|_| span.from >= span.last.start()));
-        Ok(Range { lineage: lineage.clone(), timeline, from, to: to.or(from), from_lsn: span.from, to_lsn })
+        let from = span.from_time.or_else(|| {
+            last.and_then(|facts| facts.segment.min_time)
+                .filter(|_| span.from >= span.last.start())
+        });
+        Ok(Range {
+            lineage: lineage.clone(),
+            timeline,
+            from,
+            to: to.or(from),
+            from_lsn: span.from,
+            to_lsn,
+        })
     }
 
     /// The latest time that a record of the last segments bears.
     async fn last_time(&self, last: WalSegment, from: Lsn) -> Result<Option<Timestamp>> {
-        let first = last.size.number_of(from).max(last.number.saturating_sub(TIME_SEARCH_SEGMENTS));
+        let first = last
+            .size
+            .number_of(from)
+            .max(last.number.saturating_sub(TIME_SEARCH_SEGMENTS));
         for number in (first..=last.number).rev() {
             let known = self.facts(WalSegment { number, ..last }).await?;
             if let Some(time) = known.and_then(|facts| facts.segment.last_known_time) {
@@ -217,8 +273,12 @@ impl Spans<'_> {
 
     /// Facts of a segment, where it is there under its own timeline and readable.
     async fn facts(&self, segment: WalSegment) -> Result<Option<WalFacts>> {
-        let Some(content) = self.archive.contents(segment.timeline, segment.number).first() else { return Ok(None) };
-        let name = self.archive.object_name(&WalFile::Segment(segment.name()), &content.hash)?;
+        let Some(content) = self.archive.contents(segment.timeline, segment.number).first() else {
+            return Ok(None);
+        };
+        let name = self
+            .archive
+            .object_name(&WalFile::Segment(segment.name()), &content.hash)?;
         let read = read_wal_header(&self.engine.stores(), self.engine.opener(), &name, Some(content.bytes)).await;
         Ok(read.ok().and_then(|header| header.facts))
     }

@@ -53,10 +53,8 @@ impl TimelineHistory {
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
         {
             let switch = parse_line(line).ok_or_else(|| bad(format!("no such line: \"{}\"", line.escape_debug())))?;
-            if let Some(before) = switches.last() {
-                if switch.timeline <= before.timeline {
-                    return Err(bad(format!("timeline {} follows {}", switch.timeline, before.timeline)));
-                }
+            if let Some(before) = switches.last().filter(|before| switch.timeline <= before.timeline) {
+                return Err(bad(format!("timeline {} follows {}", switch.timeline, before.timeline)));
             }
             switches.push(switch);
         }
@@ -137,7 +135,11 @@ impl TimelineHistory {
 
     /// Where the n-th ancestor ends: where it or a younger one was left first.
     fn end(&self, n: usize) -> Lsn {
-        self.switches[n..].iter().map(|switch| switch.lsn).min().expect("n is one of them")
+        self.switches[n..]
+            .iter()
+            .map(|switch| switch.lsn)
+            .min()
+            .expect("n is one of them")
     }
 
     /// Where `timeline`, itself or an ancestor, begins in this history; [`Lsn::INVALID`] for the oldest.

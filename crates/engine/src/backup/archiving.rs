@@ -39,21 +39,41 @@ impl Archiving<'_> {
         }
         connection.create_restore_point("pgkeep: is WAL archived?").await?;
         let switched_to = connection.switch_wal().await?;
-        let segment = WalSegment { timeline: facts.timeline, number: self.size.number_before(switched_to), size: self.size };
+        let segment = WalSegment {
+            timeline: facts.timeline,
+            number: self.size.number_before(switched_to),
+            size: self.size,
+        };
         self.wait_for(connection, segment).await
     }
 
     fn has_recent_push(&self, current: WalSegment) -> Result<bool> {
-        let Some(last) = self.state.last_pushed_segment(self.lineage, current.timeline)? else { return Ok(false) };
+        let Some(last) = self.state.last_pushed_segment(self.lineage, current.timeline)? else {
+            return Ok(false);
+        };
         let age = self.engine.now().duration_since(last.pushed_at).as_secs();
         let number = WalSegment::parse(&last.file, self.size).map_or(0, |segment| segment.number);
         Ok(age < RECENT_SECONDS && number + 1 >= current.number && self.covers_required(&last.places))
     }
 
     /// Waits until every segment from `start` to the byte before `stop` is in every required place.
-    pub async fn wait_for_range(&self, connection: &Connection, timeline: TimelineId, start: Lsn, stop: Lsn) -> Result<()> {
+    pub async fn wait_for_range(
+        &self,
+        connection: &Connection,
+        timeline: TimelineId,
+        start: Lsn,
+        stop: Lsn,
+    ) -> Result<()> {
         for number in self.size.number_of(start)..=self.size.number_before(stop) {
-            self.wait_for(connection, WalSegment { timeline, number, size: self.size }).await?;
+            self.wait_for(
+                connection,
+                WalSegment {
+                    timeline,
+                    number,
+                    size: self.size,
+                },
+            )
+            .await?;
         }
         Ok(())
     }
@@ -78,7 +98,10 @@ impl Archiving<'_> {
     fn not_arriving(&self, segment: WalSegment, archiver: &ArchiverFacts) -> Error {
         let why = match (&archiver.last_failed, &archiver.last_archived) {
             (Some(failed), _) if archiver.is_failing() => {
-                format!("PostgreSQL's archiver fails on {} since {} failures", failed.file, archiver.failed_count)
+                format!(
+                    "PostgreSQL's archiver fails on {} since {} failures",
+                    failed.file, archiver.failed_count
+                )
             }
             (_, Some(archived)) if archived.file >= segment.name() => format!(
                 "archive_command reported success for {}, but no required repository has it",
@@ -128,6 +151,10 @@ impl Archiving<'_> {
     }
 
     fn covers_required(&self, places: &[String]) -> bool {
-        self.engine.places().iter().filter(|place| place.required).all(|place| places.contains(&place.name))
+        self.engine
+            .places()
+            .iter()
+            .filter(|place| place.required)
+            .all(|place| places.contains(&place.name))
     }
 }

@@ -86,7 +86,10 @@ impl OpenPart {
 
 impl Assembler {
     /// An assembler with nothing in it.
-    #[allow(clippy::too_many_arguments, reason = "each is a different thing, named at the one place that calls this")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, named at the one place that calls this"
+    )]
     pub fn new(
         packs: PackWriter,
         journal: Option<ReuseWriter>,
@@ -116,11 +119,16 @@ impl Assembler {
     pub fn run(&mut self, items: &Receiver<Item>) -> Result<()> {
         let mut open: Option<OpenFile> = None;
         loop {
-            match items.recv().map_err(|_| Error::internal("the copy ended without saying so"))? {
+            match items
+                .recv()
+                .map_err(|_| Error::internal("the copy ended without saying so"))?
+            {
                 Item::Entry(entry) => self.plain_entry(&entry)?,
                 Item::File(entry, bytes) => open = Some(OpenFile::new(entry, bytes)?),
                 Item::Slice(result) => {
-                    let slice = result.recv().map_err(|_| Error::internal("a worker ended without a result"))??;
+                    let slice = result
+                        .recv()
+                        .map_err(|_| Error::internal("a worker ended without a result"))??;
                     let file = open.as_mut().ok_or_else(|| Error::internal("a slice of no file"))?;
                     self.slice(file, slice)?;
                     if file.at >= file.bytes {
@@ -138,7 +146,9 @@ impl Assembler {
         let kind = match &found.kind {
             FoundKind::Tablespace(tablespace) => {
                 use std::os::unix::ffi::OsStrExt;
-                EntryKind::Tablespace { location: Some(tablespace.location.as_os_str().as_bytes().to_vec()) }
+                EntryKind::Tablespace {
+                    location: Some(tablespace.location.as_os_str().as_bytes().to_vec()),
+                }
             }
             _ => EntryKind::Directory,
         };
@@ -148,7 +158,14 @@ impl Assembler {
 
     fn describe(&self, found: &Found, path: DataPath, kind: EntryKind) -> Entry {
         let (owner, group) = self.owners.differing(found.uid, found.gid);
-        Entry { path, kind, mode: found.mode, owner, group, mtime: found.mtime_ns.div_euclid(1_000_000_000) }
+        Entry {
+            path,
+            kind,
+            mode: found.mode,
+            owner,
+            group,
+            mtime: found.mtime_ns.div_euclid(1_000_000_000),
+        }
     }
 
     fn slice(&mut self, file: &mut OpenFile, slice: Slice) -> Result<()> {
@@ -174,7 +191,9 @@ impl Assembler {
         file.pages.extend(slice.pages);
         file.at += slice.bytes;
         self.counts.bytes += slice.bytes;
-        self.progress.event(Event::Bytes { done: self.counts.bytes });
+        self.progress.event(Event::Bytes {
+            done: self.counts.bytes,
+        });
         if file.at.is_multiple_of(SPAN_BYTES_MAX) && file.at < file.bytes {
             self.end_piece(file)?;
             self.end_span(file)?;
@@ -193,7 +212,9 @@ impl Assembler {
     fn end_span(&mut self, file: &mut OpenFile) -> Result<()> {
         let part = std::mem::take(&mut file.span);
         if !part.bad_pages.is_empty() {
-            self.counts.bad_files.push((file.entry.path.to_string(), part.bad_pages.len() as u64));
+            self.counts
+                .bad_files
+                .push((file.entry.path.to_string(), part.bad_pages.len() as u64));
         }
         let covered = extents::total(&part.extents);
         let span = FileSpan {
@@ -239,22 +260,47 @@ impl Assembler {
 
     /// Stores a manifest block, or refers to the earlier backup's one of the same content.
     pub fn block(&mut self, block: Block) -> Result<()> {
-        let earlier = self.base.block(&block.blake3).filter(|record| self.base.may_reuse(&record.chunk.pack));
+        let earlier = self
+            .base
+            .block(&block.blake3)
+            .filter(|record| self.base.may_reuse(&record.chunk.pack));
         let chunk = match earlier {
             Some(record) => record.chunk,
             None => self.store(&encode(&block.json, BLOCK_LEVEL)?, block.blake3)?,
         };
         self.know_pack(&chunk.pack);
         self.list.refer(&block.live, &chunk);
-        self.index.blocks.push(BlockRef { first: block.first.clone(), chunk: Arc::clone(&chunk) });
+        self.index.blocks.push(BlockRef {
+            first: block.first.clone(),
+            chunk: Arc::clone(&chunk),
+        });
         if let Some(journal) = &mut self.journal {
-            let Block { first, last, entries, live, .. } = block;
-            journal.block(BlockRecord { first, last, entries, chunk, live }, self.packs.packs_begun());
+            let Block {
+                first,
+                last,
+                entries,
+                live,
+                ..
+            } = block;
+            journal.block(
+                BlockRecord {
+                    first,
+                    last,
+                    entries,
+                    chunk,
+                    live,
+                },
+                self.packs.packs_begun(),
+            );
         }
         Ok(())
     }
 
-    fn store(&mut self, content: &pgkeep_repo::frame::Encoded, blake3: pgkeep_repo::digest::Digest) -> Result<Arc<Chunk>> {
+    fn store(
+        &mut self,
+        content: &pgkeep_repo::frame::Encoded,
+        blake3: pgkeep_repo::digest::Digest,
+    ) -> Result<Arc<Chunk>> {
         let placed = self.packs.push(content, blake3)?;
         if let Some(closed) = placed.closed {
             self.hand_over(closed)?;
@@ -265,7 +311,9 @@ impl Assembler {
     /// Gives a closed pack to the uploads; waits while they are behind.
     pub fn hand_over(&mut self, pack: ClosedPack) -> Result<()> {
         self.know(PackInfo::of(&pack.object));
-        self.uploads.blocking_send(pack).map_err(|_| Error::cancelled("the uploads have ended"))
+        self.uploads
+            .blocking_send(pack)
+            .map_err(|_| Error::cancelled("the uploads have ended"))
     }
 
     fn know_packs(&mut self, extents: &[Extent]) {
@@ -299,7 +347,9 @@ impl Assembler {
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.release(below)
         {
-            self.progress.event(Event::Note { message: format!("the next backup will store everything anew: {error}") });
+            self.progress.event(Event::Note {
+                message: format!("the next backup will store everything anew: {error}"),
+            });
             self.journal = None;
         }
         Ok(())
@@ -310,19 +360,43 @@ impl OpenFile {
     fn new(entry: Found, bytes: u64) -> Result<OpenFile> {
         let path = DataPath::new(entry.path.as_bytes())?;
         let (span, piece, pages) = (OpenPart::default(), OpenPart::default(), Vec::new());
-        Ok(OpenFile { entry, path, bytes, at: 0, span, piece, pages })
+        Ok(OpenFile {
+            entry,
+            path,
+            bytes,
+            at: 0,
+            span,
+            piece,
+            pages,
+        })
     }
 }
 
 /// An empty file has inline content: none.
 fn content_of(extents: Vec<Extent>) -> Content {
-    if extents.is_empty() { Content::Inline(Vec::new()) } else { Content::Extents(extents) }
+    if extents.is_empty() {
+        Content::Inline(Vec::new())
+    } else {
+        Content::Extents(extents)
+    }
 }
 
 /// A small file that is written last, inline.
 pub fn inline_entry(path: &str, content: &[u8], mode: u32, mtime: i64) -> Result<Entry> {
-    let span = FileSpan { bytes: content.len() as u64, at: 0, content: Content::Inline(content.to_vec()), bad_pages: vec![] };
-    Ok(Entry { path: DataPath::new(path)?, kind: EntryKind::File(span), mode, owner: None, group: None, mtime })
+    let span = FileSpan {
+        bytes: content.len() as u64,
+        at: 0,
+        content: Content::Inline(content.to_vec()),
+        bad_pages: vec![],
+    };
+    Ok(Entry {
+        path: DataPath::new(path)?,
+        kind: EntryKind::File(span),
+        mode,
+        owner: None,
+        group: None,
+        mtime,
+    })
 }
 
 const _: () = assert!(INLINE_BYTES_MAX < super::slice::SLICE_BYTES);

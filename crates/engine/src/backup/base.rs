@@ -53,14 +53,23 @@ impl Base {
         base
     }
 
-    fn add_journal(&mut self, engine: &Engine, opened: Result<ReuseReader, NoCache>, start: &ReuseStart, now: Timestamp) {
+    fn add_journal(
+        &mut self,
+        engine: &Engine,
+        opened: Result<ReuseReader, NoCache>,
+        start: &ReuseStart,
+        now: Timestamp,
+    ) {
         let Ok(reader) = opened else { return };
         let theirs = reader.start();
         let too_old = now.duration_since(theirs.started_at) >= LEASE_DURATION;
         if too_old || !fits(theirs, start) || !covers_required(engine, &theirs.places) {
             return;
         }
-        self.notes.push(format!("what the interrupted backup {} stored is reused", theirs.backup));
+        self.notes.push(format!(
+            "what the interrupted backup {} stored is reused",
+            theirs.backup
+        ));
         self.take(reader, None);
     }
 
@@ -83,7 +92,10 @@ impl Base {
             None
         };
         match why {
-            Some(why) => self.notes.push(format!("backup {} {why}, so that nothing of it is reused", theirs.backup)),
+            Some(why) => self.notes.push(format!(
+                "backup {} {why}, so that nothing of it is reused",
+                theirs.backup
+            )),
             None => {
                 let (id, places) = (theirs.backup.clone(), end.places.clone());
                 self.backup = Some(id);
@@ -120,12 +132,18 @@ impl Base {
 
     /// Whether a pack may be referred to: it is known, and enough of it is still needed.
     pub fn may_reuse(&self, name: &ObjectName) -> bool {
-        self.lock().iter().find_map(|source| source.pack(name)).is_some_and(|pack| !pack.is_mostly_dead())
+        self.lock()
+            .iter()
+            .find_map(|source| source.pack(name))
+            .is_some_and(|pack| !pack.is_mostly_dead())
     }
 
     /// Why the rest of a source could not be used, if that happened.
     pub fn damage(&self) -> Vec<String> {
-        self.lock().iter().filter_map(|source| source.damage().map(str::to_owned)).collect()
+        self.lock()
+            .iter()
+            .filter_map(|source| source.damage().map(str::to_owned))
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ReuseReader>> {
@@ -142,5 +160,9 @@ fn fits(theirs: &ReuseStart, ours: &ReuseStart) -> bool {
 }
 
 fn covers_required(engine: &Engine, places: &[String]) -> bool {
-    engine.places().iter().filter(|place| place.required).all(|place| places.contains(&place.name))
+    engine
+        .places()
+        .iter()
+        .filter(|place| place.required)
+        .all(|place| places.contains(&place.name))
 }

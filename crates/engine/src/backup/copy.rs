@@ -97,9 +97,14 @@ fn given_up<T>(_: T) -> Error {
 fn run_walker(task: &CopyTask, items: &SyncSender<Item>, work: &SyncSender<Work>) -> Result<()> {
     for found in task.data_dir.walk()? {
         match found? {
-            Found::Skipped { reason: SkipReason::Vanished, .. } => {}
+            Found::Skipped {
+                reason: SkipReason::Vanished,
+                ..
+            } => {}
             Found::Skipped { path, reason } => {
-                items.send(Item::Skipped(format!("{path} is not backed up: {reason}"))).map_err(given_up)?;
+                items
+                    .send(Item::Skipped(format!("{path} is not backed up: {reason}")))
+                    .map_err(given_up)?;
             }
             Found::Entry(entry) if entry.class == Class::Control => {}
             Found::Entry(entry) => match entry.kind {
@@ -112,7 +117,9 @@ fn run_walker(task: &CopyTask, items: &SyncSender<Item>, work: &SyncSender<Work>
 }
 
 fn walk_file(task: &CopyTask, entry: Entry, items: &SyncSender<Item>, work: &SyncSender<Work>) -> Result<()> {
-    let Some(file) = task.data_dir.open_file(&entry)? else { return Ok(()) };
+    let Some(file) = task.data_dir.open_file(&entry)? else {
+        return Ok(());
+    };
     let bytes = file.metadata().during(|| format!("look at {}", entry.path))?.len();
     let path = DataPath::new(entry.path.as_bytes())?;
     let (file, entry) = (Arc::new(file), Arc::new(entry));
@@ -126,7 +133,15 @@ fn walk_file(task: &CopyTask, entry: Entry, items: &SyncSender<Item>, work: &Syn
         let length = (bytes - at).min(SLICE_BYTES);
         let (to, result) = sync_channel(1);
         let only = bytes <= SLICE_BYTES;
-        let slice = Work { file: Arc::clone(&file), entry: Arc::clone(&entry), at, bytes: length, only, old: old.clone(), to };
+        let slice = Work {
+            file: Arc::clone(&file),
+            entry: Arc::clone(&entry),
+            at,
+            bytes: length,
+            only,
+            old: old.clone(),
+            to,
+        };
         work.send(slice).map_err(given_up)?;
         items.send(Item::Slice(result)).map_err(given_up)?;
         at += length;
@@ -141,7 +156,8 @@ fn run_worker(task: &CopyTask, work: &Mutex<Receiver<Work>>) {
     loop {
         let next = work.lock().expect("no holder of the queue panics").recv();
         let Ok(next) = next else { return };
-        let result = copy_slice(task, &next, &mut buffer).map_err(|error| error.during(format!("read {}", next.entry.path)));
+        let result =
+            copy_slice(task, &next, &mut buffer).map_err(|error| error.during(format!("read {}", next.entry.path)));
         // The receiver is gone only when the copy was given up.
         let _ = next.to.send(result);
     }
@@ -153,7 +169,12 @@ fn copy_slice(task: &CopyTask, work: &Work, buffer: &mut Vec<u8>) -> Result<Slic
     let bad_pages = check_pages(task, work, buffer)?;
     let may_reuse = |pack: &_| task.base.may_reuse(pack);
     let block_bytes = task.data_dir.control().block_bytes as usize;
-    let cutter = Cutter { block_bytes, hasher: &task.hasher, level: task.level, may_reuse: &may_reuse };
+    let cutter = Cutter {
+        block_bytes,
+        hasher: &task.hasher,
+        level: task.level,
+        may_reuse: &may_reuse,
+    };
     let mut slice = cutter.cut(buffer, work.at % PIECE_BYTES_MAX, work.old.as_deref())?;
     slice.bad_pages = bad_pages;
     Ok(slice)
@@ -165,7 +186,11 @@ fn copy_slice(task: &CopyTask, work: &Work, buffer: &mut Vec<u8>) -> Result<Slic
 fn read_slice(work: &Work, buffer: &mut Vec<u8>) -> io::Result<()> {
     let is_relation = matches!(work.entry.class, Class::Relation(_));
     let to_end = work.only && !is_relation;
-    let length = if to_end { SLICE_BYTES as usize } else { work.bytes as usize };
+    let length = if to_end {
+        SLICE_BYTES as usize
+    } else {
+        work.bytes as usize
+    };
     buffer.clear();
     buffer.resize(length, 0);
     let read = read_up_to(&work.file, buffer, work.at)?;
@@ -191,20 +216,32 @@ fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
 /// Verifies the pages of a relation, reading suspects again. Returns the bad ones, counted from the file's beginning.
 fn check_pages(task: &CopyTask, work: &Work, buffer: &mut [u8]) -> Result<Vec<u64>> {
     let control = task.data_dir.control();
-    let Class::Relation(relation) = work.entry.class else { return Ok(Vec::new()) };
+    let Class::Relation(relation) = work.entry.class else {
+        return Ok(Vec::new());
+    };
     if !control.has_data_checksums() {
         return Ok(Vec::new());
     }
     let block = control.block_bytes as usize;
     let first_in_file = work.at / block as u64;
-    let first = relation.first_block(control.relation_segment_blocks).wrapping_add(first_in_file as u32);
+    let first = relation
+        .first_block(control.relation_segment_blocks)
+        .wrapping_add(first_in_file as u32);
     let whole = buffer.len() - buffer.len() % block;
-    let suspects: Vec<u32> = bad_pages(&buffer[..whole], block as u32, first).map(|(number, _)| number).collect();
+    let suspects: Vec<u32> = bad_pages(&buffer[..whole], block as u32, first)
+        .map(|(number, _)| number)
+        .collect();
     let mut bad = Vec::new();
     for number in suspects {
         let index = number.wrapping_sub(first) as usize;
         let page = &mut buffer[index * block..(index + 1) * block];
-        if !settles(&work.file, page, work.at + (index * block) as u64, number, task.start_lsn)? {
+        if !settles(
+            &work.file,
+            page,
+            work.at + (index * block) as u64,
+            number,
+            task.start_lsn,
+        )? {
             bad.push(first_in_file + index as u64);
         }
     }

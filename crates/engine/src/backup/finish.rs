@@ -44,7 +44,10 @@ struct End {
 }
 
 /// Finishes the backup.
-#[allow(clippy::too_many_arguments, reason = "the one caller hands over everything that the run gathered")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the one caller hands over everything that the run gathered"
+)]
 pub(super) async fn finish(
     context: Context,
     session: BackupSession,
@@ -61,7 +64,12 @@ pub(super) async fn finish(
         copied.uploading.abort();
         return Err(bad_pages(&copied.assembler.counts));
     }
-    let event = |name: &str| engine.setup().progress.event(Event::Phase { name: name.to_owned(), bytes_total: None });
+    let event = |name: &str| {
+        engine.setup().progress.event(Event::Phase {
+            name: name.to_owned(),
+            bytes_total: None,
+        })
+    };
     event("take the server out of backup mode");
     let environment = Arc::clone(&engine.setup().environment);
     let connection_text = engine.setup().cluster(Some(&lineage.cluster))?.connection.clone();
@@ -70,7 +78,13 @@ pub(super) async fn finish(
     let stopped = session.finish().await?;
     let label = BackupLabel::parse(&String::from_utf8_lossy(&stopped.backup_label))?;
     label.check(started.start_lsn, facts.wal_segment_size)?;
-    let end = End { control, control_bytes, stopped, timeline: label.timeline, label };
+    let end = End {
+        control,
+        control_bytes,
+        stopped,
+        timeline: label.timeline,
+        label,
+    };
     check_end(&end, &facts)?;
 
     event("wait for WAL");
@@ -82,18 +96,27 @@ pub(super) async fn finish(
         size: facts.wal_segment_size,
         timeout: archive_timeout,
     };
-    archiving.wait_for_range(&connection, end.timeline, started.start_lsn, end.stopped.stop_lsn).await?;
+    archiving
+        .wait_for_range(&connection, end.timeline, started.start_lsn, end.stopped.stop_lsn)
+        .await?;
 
     event("write manifest and head");
     let last = last_entries(&end, root.mode & 0o666, engine.now().as_second())?;
     let closed = close(&context, copied, last, &lineage).await?;
     let history = read_history(task, end.timeline)?;
-    let head = head(&context, &closed, &end, &facts, &request, &lineage, &root, task, history)?;
+    let head = head(
+        &context, &closed, &end, &facts, &request, &lineage, &root, task, history,
+    )?;
     publish(context, closed, head, lineage).await
 }
 
 fn bad_pages(counts: &Counts) -> Error {
-    let list: Vec<String> = counts.bad_files.iter().take(20).map(|(path, pages)| format!("{path}: {pages}")).collect();
+    let list: Vec<String> = counts
+        .bad_files
+        .iter()
+        .take(20)
+        .map(|(path, pages)| format!("{path}: {pages}"))
+        .collect();
     Error::corrupt("pages failed PostgreSQL's checksum, and --strict was given")
         .detail(list.join(", "))
         .hint("Without `--strict` the backup is taken and the pages are recorded. Look at the disk first.")
@@ -102,7 +125,9 @@ fn bad_pages(counts: &Counts) -> Error {
 /// The copy and the end must belong together.
 fn check_end(end: &End, facts: &ServerFacts) -> Result<()> {
     if end.control.system_id != facts.system_identifier {
-        return Err(Error::refused("the data directory changed its system identifier during the backup"));
+        return Err(Error::refused(
+            "the data directory changed its system identifier during the backup",
+        ));
     }
     if end.control.checkpoint.timeline != end.timeline {
         return Err(Error::refused("the timeline changed during the backup").detail(format!(
@@ -112,7 +137,10 @@ fn check_end(end: &End, facts: &ServerFacts) -> Result<()> {
     }
     if end.control.checkpoint.lsn < end.label.checkpoint_lsn {
         return Err(Error::refused("the control file on disk is older than the backup")
-            .detail(format!("its checkpoint is {}, the backup's {}", end.control.checkpoint.lsn, end.label.checkpoint_lsn))
+            .detail(format!(
+                "its checkpoint is {}, the backup's {}",
+                end.control.checkpoint.lsn, end.label.checkpoint_lsn
+            ))
             .hint("The file system does not show what PostgreSQL wrote; `pgkeep doctor` checks the data directory."));
     }
     Ok(())
@@ -140,13 +168,24 @@ struct Closed {
 
 async fn close(context: &Context, copied: Copied, last: Vec<Entry>, lineage: &Lineage) -> Result<Closed> {
     let Copied { assembler, uploading } = copied;
-    let ended = tokio::task::spawn_blocking(move || end_blocks(assembler, last)).await.expect("it does not panic");
+    let ended = tokio::task::spawn_blocking(move || end_blocks(assembler, last))
+        .await
+        .expect("it does not panic");
     let assembler = match ended {
         Ok(assembler) => assembler,
         // The uploads know better why they ended.
         Err(error) => return Err(uploading.await.expect("uploads do not panic").err().unwrap_or(error)),
     };
-    let Assembler { index, list, journal, base, uploads, durable, counts, .. } = assembler;
+    let Assembler {
+        index,
+        list,
+        journal,
+        base,
+        uploads,
+        durable,
+        counts,
+        ..
+    } = assembler;
     drop(uploads);
     uploading.await.expect("uploads do not panic")?;
     let journal = journal.and_then(|mut journal| journal.release(durable.below()).is_ok().then_some(journal));
@@ -160,9 +199,18 @@ async fn close(context: &Context, copied: Copied, last: Vec<Entry>, lineage: &Li
         context.durable.count(object.bytes);
     }
     for why in base.damage() {
-        context.engine.note(format!("part of the reuse cache could not be used: {why}"));
+        context
+            .engine
+            .note(format!("part of the reuse cache could not be used: {why}"));
     }
-    Ok(Closed { manifest, packs_object, packs, journal, counts, base: base.backup.clone() })
+    Ok(Closed {
+        manifest,
+        packs_object,
+        packs,
+        journal,
+        counts,
+        base: base.backup.clone(),
+    })
 }
 
 fn end_blocks(mut assembler: Assembler, last: Vec<Entry>) -> Result<Assembler> {
@@ -181,8 +229,14 @@ fn read_history(task: &CopyTask, timeline: TimelineId) -> Result<Option<String>>
     if timeline == TimelineId::FIRST {
         return Ok(None);
     }
-    let path = task.data_dir.path().join("pg_wal").join(format!("{}.history", timeline.hex()));
-    std::fs::read_to_string(&path).map(Some).during(|| format!("read {}", path.display()))
+    let path = task
+        .data_dir
+        .path()
+        .join("pg_wal")
+        .join(format!("{}.history", timeline.hex()));
+    std::fs::read_to_string(&path)
+        .map(Some)
+        .during(|| format!("read {}", path.display()))
 }
 
 #[allow(clippy::too_many_arguments, reason = "a head gathers what the whole run knows")]
@@ -199,7 +253,12 @@ fn head(
 ) -> Result<Head> {
     let owners = crate::owners::Owners::of_this_machine((root.uid, root.gid));
     let previous = context.state.last_head(lineage)?;
-    let tablespaces = task.data_dir.tablespaces()?.iter().map(|tablespace| tablespace.oid).collect();
+    let tablespaces = task
+        .data_dir
+        .tablespaces()?
+        .iter()
+        .map(|tablespace| tablespace.oid)
+        .collect();
     let physical = PhysicalHead {
         catalog_version: end.control.catalog_version,
         timeline: end.timeline,
@@ -236,7 +295,12 @@ fn head(
         recipients: context.engine.sealer().recipients(),
         sequence: previous.as_ref().map(|previous| previous.sequence + 1).or(Some(1)),
         previous_head: previous.and_then(|previous| previous.blake3.parse().ok()),
-        places: context.places.standing().iter().map(|place| place.name.clone()).collect(),
+        places: context
+            .places
+            .standing()
+            .iter()
+            .map(|place| place.name.clone())
+            .collect(),
         program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
         kind: HeadKind::Physical(Box::new(physical)),
     })
@@ -250,8 +314,16 @@ fn version_text(number: u32) -> String {
 async fn publish(context: Context, closed: Closed, head: Head, lineage: Lineage) -> Result<BackedUp> {
     let engine = &context.engine;
     let signed: SignedHead = head.sign(engine.sealer())?;
-    context.places.create(&signed.name, &signed.bytes.clone().into()).await?;
-    let places: Vec<String> = context.places.standing().iter().map(|place| place.name.clone()).collect();
+    context
+        .places
+        .create(&signed.name, &signed.bytes.clone().into())
+        .await?;
+    let places: Vec<String> = context
+        .places
+        .standing()
+        .iter()
+        .map(|place| place.name.clone())
+        .collect();
     let record = HeadRecord {
         id: context.id.clone(),
         sequence: head.sequence.unwrap_or(1),
@@ -260,7 +332,9 @@ async fn publish(context: Context, closed: Closed, head: Head, lineage: Lineage)
         places: places.clone(),
     };
     if let Err(error) = context.state.remember_head(&lineage, &record) {
-        engine.note(format!("the backup exists, but the local state did not take note: {error}"));
+        engine.note(format!(
+            "the backup exists, but the local state did not take note: {error}"
+        ));
     }
     keep_cache(&context, closed.journal, &closed.packs, &head, &signed, &places);
     Ok(BackedUp {
@@ -285,8 +359,14 @@ fn keep_cache(
     places: &[String],
 ) {
     let Some(journal) = journal else { return };
-    let end = ReuseEnd { finished_at: head.finished_at, head: signed.blake3, places: places.to_vec() };
+    let end = ReuseEnd {
+        finished_at: head.finished_at,
+        head: signed.blake3,
+        places: places.to_vec(),
+    };
     if let Err(error) = journal.finish(&end, packs, &cache_path(&context.reuse_directory)) {
-        context.engine.note(format!("the next backup will store everything anew: {error}"));
+        context
+            .engine
+            .note(format!("the next backup will store everything anew: {error}"));
     }
 }

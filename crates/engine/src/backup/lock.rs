@@ -24,7 +24,9 @@ impl BackupLock {
     pub fn take(path: &Path, id: &BackupId) -> Result<BackupLock> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(path).during(|| format!("open the lock file {}", path.display()))?;
+        let mut file = options
+            .open(path)
+            .during(|| format!("open the lock file {}", path.display()))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
             // Whoever holds it wrote who he is; if that can't be read, the conflict stands all the same.

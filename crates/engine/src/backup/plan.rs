@@ -53,13 +53,28 @@ pub async fn plan(engine: &Engine, request: BackupRequest) -> Result<BackupPlan>
     check_server(&facts)?;
     check_privileges(&connection).await?;
     let data_dir = open_data_directory(&connection, &facts)?;
-    let lineage = Lineage { cluster: cluster.name.clone(), system_identifier: facts.system_identifier };
+    let lineage = Lineage {
+        cluster: cluster.name.clone(),
+        system_identifier: facts.system_identifier,
+    };
     admit(engine, Some(&engine.state()?), &lineage, request.new_lineage).await?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = request.jobs.unwrap_or(processors.min(JOBS_DEFAULT_MAX)).clamp(1, JOBS_MAX);
+    let jobs = request
+        .jobs
+        .unwrap_or(processors.min(JOBS_DEFAULT_MAX))
+        .clamp(1, JOBS_MAX);
     let data_directory = data_dir.path().to_owned();
     let archive_timeout = cluster.archive_timeout;
-    Ok(BackupPlan { request, lineage, facts, data_directory, jobs, archive_timeout, connection, data_dir })
+    Ok(BackupPlan {
+        request,
+        lineage,
+        facts,
+        data_directory,
+        jobs,
+        archive_timeout,
+        connection,
+        data_dir,
+    })
 }
 
 fn check_server(facts: &ServerFacts) -> Result<()> {
@@ -69,8 +84,9 @@ fn check_server(facts: &ServerFacts) -> Result<()> {
             .hint("Run `pgkeep backup` on the primary's host."));
     }
     let need = |setting: &str, value: &str, wanted: &str| {
-        Error::refused(format!("the server can't be backed up with {setting} = {value}"))
-            .hint(format!("Set {setting} = {wanted} and restart PostgreSQL; `pgkeep doctor` checks all settings."))
+        Error::refused(format!("the server can't be backed up with {setting} = {value}")).hint(format!(
+            "Set {setting} = {wanted} and restart PostgreSQL; `pgkeep doctor` checks all settings."
+        ))
     };
     if facts.wal_level == "minimal" {
         return Err(need("wal_level", "minimal", "replica"));
@@ -79,8 +95,9 @@ fn check_server(facts: &ServerFacts) -> Result<()> {
         return Err(need("archive_mode", "off", "on"));
     }
     if facts.archive_command.is_none() && facts.archive_library.is_none() {
-        return Err(Error::refused("the server has no archive_command")
-            .hint("Set archive_command = 'pgkeep wal push %p' and reload PostgreSQL; `pgkeep doctor` prints the full line."));
+        return Err(Error::refused("the server has no archive_command").hint(
+            "Set archive_command = 'pgkeep wal push %p' and reload PostgreSQL; `pgkeep doctor` prints the full line.",
+        ));
     }
     Ok(())
 }
@@ -102,25 +119,43 @@ fn open_data_directory(connection: &Connection, facts: &ServerFacts) -> Result<D
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if !connection.is_local() || error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::refused(format!("the data directory {} is not on this host", path.display()))
-                .source(error)
-                .hint("Run `pgkeep backup` on the database host."));
+            return Err(
+                Error::refused(format!("the data directory {} is not on this host", path.display()))
+                    .source(error)
+                    .hint("Run `pgkeep backup` on the database host."),
+            );
         }
-        Err(error) => return Err(Error::from(error).with_kind(ErrorKind::Refused).during(format!("look at {}", path.display()))),
+        Err(error) => {
+            return Err(Error::from(error)
+                .with_kind(ErrorKind::Refused)
+                .during(format!("look at {}", path.display())));
+        }
     };
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != me {
         let owner = crate::owners::Owners::of_this_machine((0, 0)).user(metadata.uid());
-        return Err(Error::refused(format!("the data directory belongs to {owner}, and this is another user"))
-            .detail(format!("{} belongs to user number {}, pgkeep runs as {me}", path.display(), metadata.uid()))
-            .hint(format!("Run it as that user: `sudo -u {owner} pgkeep backup`.")));
+        return Err(Error::refused(format!(
+            "the data directory belongs to {owner}, and this is another user"
+        ))
+        .detail(format!(
+            "{} belongs to user number {}, pgkeep runs as {me}",
+            path.display(),
+            metadata.uid()
+        ))
+        .hint(format!("Run it as that user: `sudo -u {owner} pgkeep backup`.")));
     }
     let data_dir = DataDir::open(path)?;
     let on_disk = data_dir.control().system_id;
     if on_disk != facts.system_identifier {
-        return Err(Error::refused("the data directory belongs to another cluster than the one that answers")
-            .detail(format!("system identifier {on_disk} in {}, {} by SQL", path.display(), facts.system_identifier))
-            .hint("Check `connection`: port and socket directory; `pgkeep config show` prints it."));
+        return Err(
+            Error::refused("the data directory belongs to another cluster than the one that answers")
+                .detail(format!(
+                    "system identifier {on_disk} in {}, {} by SQL",
+                    path.display(),
+                    facts.system_identifier
+                ))
+                .hint("Check `connection`: port and socket directory; `pgkeep config show` prints it."),
+        );
     }
     Ok(data_dir)
 }

@@ -13,7 +13,10 @@ pub struct Rate {
 impl Rate {
     /// `None` is no limit.
     pub fn new(bytes_per_second: Option<u64>) -> Rate {
-        Rate { bytes_per_second: bytes_per_second.filter(|rate| *rate > 0), next_free: Mutex::new(Instant::now()) }
+        Rate {
+            bytes_per_second: bytes_per_second.filter(|rate| *rate > 0),
+            next_free: Mutex::new(Instant::now()),
+        }
     }
 
     /// Waits until that many bytes may be read.

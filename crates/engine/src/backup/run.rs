@@ -54,14 +54,22 @@ pub async fn run(engine: &Engine, plan: BackupPlan) -> Result<BackedUp> {
     let state = engine.state()?;
     let cluster = plan.lineage.cluster.clone();
     let _lock = BackupLock::take(&state.backup_lock_path(&cluster), &id)?;
-    state.begin_run(&Run { id: id.clone(), kind: "backup", cluster: cluster.clone(), started_at })?;
+    state.begin_run(&Run {
+        id: id.clone(),
+        kind: "backup",
+        cluster: cluster.clone(),
+        started_at,
+    })?;
     let result = locked(engine, plan, id.clone(), started_at)
         .await
         .map_err(|error| error.during(format!("could not back up cluster \"{cluster}\"")));
     let (outcome, message) = match &result {
         Ok(done) if done.is_impaired() => (RunOutcome::Impaired, String::new()),
         Ok(_) => (RunOutcome::Ok, String::new()),
-        Err(error) => (RunOutcome::Failed, error.detail_text().unwrap_or_else(|| error.to_string())),
+        Err(error) => (
+            RunOutcome::Failed,
+            error.detail_text().unwrap_or_else(|| error.to_string()),
+        ),
     };
     if let Err(error) = state.end_run(&id, engine.now(), outcome, &message) {
         engine.note(format!("the history did not take note: {error}"));
@@ -72,7 +80,13 @@ pub async fn run(engine: &Engine, plan: BackupPlan) -> Result<BackedUp> {
 async fn locked(engine: &Engine, plan: BackupPlan, id: BackupId, started_at: Timestamp) -> Result<BackedUp> {
     let state = engine.state()?;
     let size = plan.facts.wal_segment_size;
-    let archiving = Archiving { engine, state: &state, lineage: &plan.lineage, size, timeout: plan.archive_timeout };
+    let archiving = Archiving {
+        engine,
+        state: &state,
+        lineage: &plan.lineage,
+        size,
+        timeout: plan.archive_timeout,
+    };
     phase(engine, "check archiving", None);
     archiving.prove(&plan.connection, &plan.facts).await?;
 
@@ -80,9 +94,26 @@ async fn locked(engine: &Engine, plan: BackupPlan, id: BackupId, started_at: Tim
     write_lease(engine, &plan, &id, &places).await?;
     let reuse_directory = engine.state()?.reuse_directory(&plan.lineage)?;
     let durable = Arc::new(Durable::default());
-    let context = Context { engine: engine.clone(), state, id, started_at, reuse_directory, places, durable };
+    let context = Context {
+        engine: engine.clone(),
+        state,
+        id,
+        started_at,
+        reuse_directory,
+        places,
+        durable,
+    };
 
-    let BackupPlan { request, lineage, facts, connection, data_dir, jobs, archive_timeout, .. } = plan;
+    let BackupPlan {
+        request,
+        lineage,
+        facts,
+        connection,
+        data_dir,
+        jobs,
+        archive_timeout,
+        ..
+    } = plan;
     phase(engine, "put the server into backup mode", None);
     let label = format!("pgkeep {}", context.id);
     let key = AdvisoryKey::for_backups_of(&lineage.cluster);
@@ -107,11 +138,25 @@ async fn locked(engine: &Engine, plan: BackupPlan, id: BackupId, started_at: Tim
     let task = Arc::new(task);
     let copied = copy_all(&context, &session, &lineage, &task, base, owners, start).await?;
     let lineage_for_wait = lineage.clone();
-    finish(context, session, copied, &task, root, facts, request, lineage_for_wait, archive_timeout).await
+    finish(
+        context,
+        session,
+        copied,
+        &task,
+        root,
+        facts,
+        request,
+        lineage_for_wait,
+        archive_timeout,
+    )
+    .await
 }
 
 fn phase(engine: &Engine, name: &str, bytes_total: Option<u64>) {
-    engine.setup().progress.event(Event::Phase { name: name.to_owned(), bytes_total });
+    engine.setup().progress.event(Event::Phase {
+        name: name.to_owned(),
+        bytes_total,
+    });
 }
 
 async fn write_lease(engine: &Engine, plan: &BackupPlan, id: &BackupId, places: &Places) -> Result<()> {
@@ -136,10 +181,18 @@ fn reuse_start(context: &Context, lineage: &pgkeep_repo::lineage::Lineage, block
 
 /// Optional places that lack what is reused get nothing of this backup: their head would name what is not there.
 fn leave_out_lagging(context: &Context, base: &Base) -> Arc<Places> {
-    let Some(complete) = &base.places else { return Arc::clone(&context.places) };
+    let Some(complete) = &base.places else {
+        return Arc::clone(&context.places);
+    };
     let mut missed = context.places.missed();
-    for place in context.engine.places().iter().filter(|place| !complete.contains(&place.name)) {
-        let why = "it lacks earlier packs that this backup refers to; `pgkeep backup --full` stores everything there".to_owned();
+    for place in context
+        .engine
+        .places()
+        .iter()
+        .filter(|place| !complete.contains(&place.name))
+    {
+        let why = "it lacks earlier packs that this backup refers to; `pgkeep backup --full` stores everything there"
+            .to_owned();
         missed.push((place.name.clone(), why));
     }
     Arc::new(Places::new(context.engine.places().to_vec(), missed))
@@ -163,8 +216,15 @@ async fn copy_all(
     let (uploads_to, uploads) = mpsc::channel(1);
     let packs = PackWriter::new(engine.sealer().clone(), lineage.clone(), context.id.clone());
     let progress = Arc::clone(&engine.setup().progress);
-    let mut assembler =
-        Assembler::new(packs, journal, base, owners, uploads_to, Arc::clone(&context.durable), progress);
+    let mut assembler = Assembler::new(
+        packs,
+        journal,
+        base,
+        owners,
+        uploads_to,
+        Arc::clone(&context.durable),
+        progress,
+    );
     let items = copy::start(Arc::clone(task));
     let assembling = tokio::task::spawn_blocking(move || {
         assembler.run(&items)?;

@@ -3,8 +3,8 @@
 //! Invariant: a page is taken from an earlier backup only if its keyed hash is equal and the pack that holds it may be
 //! reused. New pages of a slice share chunks, so that scattered changes cost little more than the pages themselves.
 
-use pgkeep_base::limits::CHUNK_BYTES_MAX;
 use pgkeep_base::Result;
+use pgkeep_base::limits::CHUNK_BYTES_MAX;
 use pgkeep_repo::digest::Digest;
 use pgkeep_repo::frame::{Encoded, encode};
 use pgkeep_repo::manifest::extents::{self, NEIGHBOURHOOD_EXTENTS_MAX};
@@ -73,7 +73,11 @@ impl Cutter<'_> {
         let mut pages = self.classify(data, at, &hashes, old);
         let old_extents = old.map_or(&[][..], extents_of);
         self.defragment(&mut pages, at, old_extents);
-        let mut slice = Slice { bytes: data.len() as u64, pages: hashes, ..Slice::default() };
+        let mut slice = Slice {
+            bytes: data.len() as u64,
+            pages: hashes,
+            ..Slice::default()
+        };
         self.gather(data, at, &pages, old_extents, &mut slice)?;
         Ok(slice)
     }
@@ -120,7 +124,10 @@ impl Cutter<'_> {
         for (index, neighbourhood) in pages.chunks_mut(per_neighbourhood).enumerate() {
             let begin = at + (index * NEIGHBOURHOOD_BYTES) as u64;
             if self.extents_needed(neighbourhood, begin, old) > NEIGHBOURHOOD_EXTENTS_MAX as usize {
-                neighbourhood.iter_mut().filter(|page| **page == Page::Same).for_each(|page| *page = Page::New);
+                neighbourhood
+                    .iter_mut()
+                    .filter(|page| **page == Page::Same)
+                    .for_each(|page| *page = Page::New);
             }
         }
     }
@@ -132,7 +139,11 @@ impl Cutter<'_> {
             let bytes = (run.len() * self.block_bytes) as u64;
             let range = at..at + bytes;
             at += bytes;
-            if run[0] == Page::Same { extents::slice(old, range).len() } else { 1 }
+            if run[0] == Page::Same {
+                extents::slice(old, range).len()
+            } else {
+                1
+            }
         })
         .sum()
     }
@@ -147,7 +158,9 @@ impl Cutter<'_> {
                 Page::Zero => slice.runs.push(Run::Known(Extent::zeros((end - position) as u64))),
                 Page::Same => {
                     let range = begin_in_piece..at + end as u64;
-                    slice.runs.extend(extents::slice(old, range).into_iter().map(Run::Known));
+                    slice
+                        .runs
+                        .extend(extents::slice(old, range).into_iter().map(Run::Known));
                 }
                 Page::New => {
                     for part in data[position..end].chunks(CHUNK_BYTES_MAX as usize) {
@@ -173,14 +186,20 @@ impl OpenChunk {
             self.close(slice, level)?;
         }
         let offset = self.content.len() as u32;
-        slice.runs.push(Run::New { chunk: slice.chunks.len(), offset, bytes: part.len() as u64 });
+        slice.runs.push(Run::New {
+            chunk: slice.chunks.len(),
+            offset,
+            bytes: part.len() as u64,
+        });
         self.content.extend_from_slice(part);
         Ok(())
     }
 
     fn close(&mut self, slice: &mut Slice, level: i32) -> Result<()> {
         if !self.content.is_empty() {
-            slice.chunks.push((encode(&self.content, level)?, Digest::of(&self.content)));
+            slice
+                .chunks
+                .push((encode(&self.content, level)?, Digest::of(&self.content)));
             self.content.clear();
         }
         Ok(())

@@ -24,7 +24,12 @@ fn content(pages: usize) -> Vec<u8> {
 }
 
 fn cut(hasher: &PageHasher, data: &[u8], old: Option<&Piece>, may_reuse: bool) -> Slice {
-    let cutter = Cutter { block_bytes: BLOCK, hasher, level: 1, may_reuse: &|_| may_reuse };
+    let cutter = Cutter {
+        block_bytes: BLOCK,
+        hasher,
+        level: 1,
+        may_reuse: &|_| may_reuse,
+    };
     cutter.cut(data, 0, old).unwrap()
 }
 
@@ -55,7 +60,13 @@ fn remembered(slice: &Slice) -> Piece {
     }
     Piece {
         path: pgkeep_repo::paths::DataPath::new("base/1/1").unwrap(),
-        stat: FileStat { bytes: slice.bytes, mtime_ns: 0, ctime_ns: 0, device: 0, inode: 0 },
+        stat: FileStat {
+            bytes: slice.bytes,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            device: 0,
+            inode: 0,
+        },
         at: 0,
         content: Content::Extents(extents),
         pages: slice.pages.clone(),
@@ -118,7 +129,11 @@ fn a_fragmented_neighbourhood_is_stored_anew() {
     for changed in (0..128).step_by(8) {
         data[changed * BLOCK] ^= 2;
     }
-    assert_eq!(new_bytes(&cut(&hasher, &data, Some(&old), true)), 128 * BLOCK, "the first MiB only");
+    assert_eq!(
+        new_bytes(&cut(&hasher, &data, Some(&old), true)),
+        128 * BLOCK,
+        "the first MiB only"
+    );
 }
 
 #[test]

@@ -56,7 +56,10 @@ pub struct Places {
 impl Places {
     /// All places, except those in `missed` from the start.
     pub fn new(all: Vec<Place>, missed: Vec<(String, String)>) -> Places {
-        Places { all, missed: Mutex::new(missed) }
+        Places {
+            all,
+            missed: Mutex::new(missed),
+        }
     }
 
     /// Those that have everything so far.
@@ -92,14 +95,21 @@ impl Places {
     }
 
     fn drop_out(&self, place: &Place, error: &Error) {
-        let why = error.detail_text().map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
-        self.missed.lock().expect("no holder panics").push((place.name.clone(), why));
+        let why = error
+            .detail_text()
+            .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
+        self.missed
+            .lock()
+            .expect("no holder panics")
+            .push((place.name.clone(), why));
     }
 }
 
 /// Writes packs until the assembler closes the channel.
 pub async fn upload(places: &Places, durable: &Durable, packs: mpsc::Receiver<ClosedPack>) -> Result<()> {
-    let packs = stream::unfold(packs, |mut packs| async move { packs.recv().await.map(|pack| (pack, packs)) });
+    let packs = stream::unfold(packs, |mut packs| async move {
+        packs.recv().await.map(|pack| (pack, packs))
+    });
     packs
         .map(|pack| async move {
             places.create(&pack.object.name, &pack.object.payload).await?;

@@ -34,11 +34,18 @@ pub struct LeftBehind {
 impl std::fmt::Display for LeftBehind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (commits, timeline) = (self.commits, self.timeline);
-        write!(f, "timeline {timeline} holds {commits} commits past {}, where the newer timeline left it", self.left_at)?;
+        write!(
+            f,
+            "timeline {timeline} holds {commits} commits past {}, where the newer timeline left it",
+            self.left_at
+        )?;
         if let (Some(first), Some(last)) = (self.first, self.last) {
             write!(f, ", from {first} to {last}")?;
         }
-        write!(f, "; they are not part of this restore: `--timeline {timeline}` restores them instead")
+        write!(
+            f,
+            "; they are not part of this restore: `--timeline {timeline}` restores them instead"
+        )
     }
 }
 
@@ -62,11 +69,21 @@ async fn count(engine: &Engine, archive: &Archive, timeline: TimelineId, from: L
     let size = archive.segment_size;
     let first = size.number_of(from);
     let mut walker = Walker::new(Some(from));
-    let mut left = LeftBehind { timeline, left_at: from, commits: 0, first: None, last: None };
+    let mut left = LeftBehind {
+        timeline,
+        left_at: from,
+        commits: 0,
+        first: None,
+        last: None,
+    };
     for number in first..first + SEGMENTS_MAX {
         let segment = WalSegment { timeline, number, size };
-        let Some(content) = read(engine, archive, segment).await? else { break };
-        let Ok(header) = read_segment_header(&content) else { break };
+        let Some(content) = read(engine, archive, segment).await? else {
+            break;
+        };
+        let Ok(header) = read_segment_header(&content) else {
+            break;
+        };
         let end = walker.feed(&content, &segment, &mut |record| {
             if let Meaning::Commit { time, .. } = meaning(record, header.major) {
                 left.commits += 1;
@@ -83,13 +100,18 @@ async fn count(engine: &Engine, archive: &Archive, timeline: TimelineId, from: L
 }
 
 async fn read(engine: &Engine, archive: &Archive, segment: WalSegment) -> Result<Option<Vec<u8>>> {
-    let Some(content) = archive.contents(segment.timeline, segment.number).first() else { return Ok(None) };
+    let Some(content) = archive.contents(segment.timeline, segment.number).first() else {
+        return Ok(None);
+    };
     let name = archive.object_name(&WalFile::Segment(segment.name()), &content.hash)?;
     match open_wal(&engine.stores(), engine.opener(), engine.naming(), &name).await {
         Ok((_, bytes)) => Ok(Some(bytes)),
         Err(why) => {
             let error: Error = why.into_error(&name);
-            engine.note(format!("commits left behind on timeline {} can't be counted: {error}", segment.timeline));
+            engine.note(format!(
+                "commits left behind on timeline {} can't be counted: {error}",
+                segment.timeline
+            ));
             Ok(None)
         }
     }

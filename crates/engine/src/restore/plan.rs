@@ -114,7 +114,10 @@ fn need_identity(engine: &Engine) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused("there is no identity, so nothing can be decrypted")
-        .detail(format!("the repository is sealed to {}", engine.sealer().recipients().join(", ")))
+        .detail(format!(
+            "the repository is sealed to {}",
+            engine.sealer().recipients().join(", ")
+        ))
         .hint("Name the identity file with `--identity FILE`, PGKEEP_IDENTITY_FILE, or `[restore] identity_file`."))
 }
 
@@ -131,20 +134,33 @@ fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest) -> Result<Lin
     if let Some(id) = &request.backup {
         return Ok(catalogue.get(id)?.head().lineage());
     }
-    let physical = catalogue.backups.iter().filter(|backup| backup.head().physical().is_ok());
+    let physical = catalogue
+        .backups
+        .iter()
+        .filter(|backup| backup.head().physical().is_ok());
     let newest = physical.max_by_key(|backup| backup.head().finished_at);
-    newest.map(|backup| backup.head().lineage()).ok_or_else(|| match catalogue.bad.first() {
-        Some(bad) => Error::new(bad.error.kind(), "no backup can be used")
-            .detail(bad.error.detail_text().unwrap_or_else(|| bad.error.to_string()))
-            .hint(bad.error.hint_text().unwrap_or("`pgkeep list` shows what there is.").to_owned()),
-        None => Error::not_found("there is no backup of this cluster").hint("`pgkeep list` shows what there is."),
-    })
+    newest
+        .map(|backup| backup.head().lineage())
+        .ok_or_else(|| match catalogue.bad.first() {
+            Some(bad) => Error::new(bad.error.kind(), "no backup can be used")
+                .detail(bad.error.detail_text().unwrap_or_else(|| bad.error.to_string()))
+                .hint(
+                    bad.error
+                        .hint_text()
+                        .unwrap_or("`pgkeep list` shows what there is.")
+                        .to_owned(),
+                ),
+            None => Error::not_found("there is no backup of this cluster").hint("`pgkeep list` shows what there is."),
+        })
 }
 
 async fn load_archive(engine: &Engine, lineage: &Lineage, backups: &[&Backup]) -> Result<Archive> {
     let heads = backups.iter().filter_map(|backup| backup.head().physical().ok());
     let first = heads.clone().map(|head| *head.needed_wal().start()).min().unwrap_or(0);
-    let size = heads.map(|head| head.segment_bytes).next().unwrap_or(pgkeep_base::SegmentSize::DEFAULT);
+    let size = heads
+        .map(|head| head.segment_bytes)
+        .next()
+        .unwrap_or(pgkeep_base::SegmentSize::DEFAULT);
     Archive::load(engine, lineage, size, first, head_timelines(backups)).await
 }
 
@@ -167,17 +183,27 @@ async fn aim_at_stop<'a>(
     again.exclusive = false;
     again.timeline = pgkeep_base::TargetTimeline::Numbered(own);
     let aimed = resolve(engine, archive, backups, &again).await?;
-    Ok(Resolved { history: aimed.history.clone(), ..aimed })
+    Ok(Resolved {
+        history: aimed.history.clone(),
+        ..aimed
+    })
 }
 
 fn recovery_plan(archive: &Archive, resolved: &Resolved<'_>) -> RecoveryPlan {
     let lineage = archive.lineage.clone();
     let id = resolved.backup.head().id.clone();
-    let mut plan =
-        RecoveryPlan::new(lineage, id, resolved.walked.aim, resolved.stop.record, resolved.walked.map.clone());
+    let mut plan = RecoveryPlan::new(
+        lineage,
+        id,
+        resolved.walked.aim,
+        resolved.stop.record,
+        resolved.walked.map.clone(),
+    );
     let with_file = |history: &&TimelineHistory| history.parent().is_some();
     let histories = archive.tree.timelines().filter(with_file);
-    plan.histories = histories.map(|history| (history.timeline(), history.format())).collect();
+    plan.histories = histories
+        .map(|history| (history.timeline(), history.format()))
+        .collect();
     plan.unexplained = archive.tree.unexplained().collect();
     plan
 }
@@ -186,7 +212,10 @@ fn why(resolved: &Resolved<'_>, request: &RestoreRequest) -> String {
     let head = resolved.backup.head();
     match &request.backup {
         Some(_) => "as asked".to_owned(),
-        None => format!("the newest backup that is consistent before the target (finished {})", head.finished_at),
+        None => format!(
+            "the newest backup that is consistent before the target (finished {})",
+            head.finished_at
+        ),
     }
 }
 
@@ -202,11 +231,16 @@ fn notes(
         notes.push(format!("backup {} is not considered: {}", bad.id, bad.error));
     }
     for (timeline, error) in &archive.bad_histories {
-        notes.push(format!("the history file of timeline {timeline} can't be used: {error}"));
+        notes.push(format!(
+            "the history file of timeline {timeline} can't be used: {error}"
+        ));
     }
     let untrusted = !resolved.backup.verified.trusted;
     if untrusted {
-        notes.push(format!("the backup's signer {} is accepted because you said so", resolved.backup.verified.signer.as_str()));
+        notes.push(format!(
+            "the backup's signer {} is accepted because you said so",
+            resolved.backup.verified.signer.as_str()
+        ));
     }
     notes
 }
@@ -220,6 +254,7 @@ fn no_room(target: &std::path::Path, bytes: u64, free: u64) -> Error {
 
 /// The paths that a restore writes below, for messages.
 pub fn places(layout: &Layout) -> Vec<PathBuf> {
-    std::iter::once(layout.target.clone()).chain(layout.tablespaces.iter().map(|tablespace| tablespace.to.clone())).collect()
+    std::iter::once(layout.target.clone())
+        .chain(layout.tablespaces.iter().map(|tablespace| tablespace.to.clone()))
+        .collect()
 }
-

@@ -39,23 +39,46 @@ pub struct Restored {
 /// `Corrupt` where the backup's content can't be had; `Io` for the target. The directory can't be started then, and the
 /// same restore run again completes it.
 pub async fn run(engine: &Engine, plan: &RestorePlan, commands: &Commands, jobs: usize) -> Result<Restored> {
-    engine.setup().progress.event(Event::Phase { name: "write data files".to_owned(), bytes_total: Some(plan.bytes) });
+    engine.setup().progress.event(Event::Phase {
+        name: "write data files".to_owned(),
+        bytes_total: Some(plan.bytes),
+    });
     let (settings, archive) = (recovery_settings(plan, commands), archive_choice(plan, commands));
     let major = plan.major()?;
     let mut notes = Vec::new();
     let written = files::write_all(engine, &plan.reader, &plan.layout, jobs, async |target: &Path| {
-        notes = settings::write_settings(target, &settings, &archive, major, plan.recovery.as_ref(), plan.backup.head())?;
+        notes = settings::write_settings(
+            target,
+            &settings,
+            &archive,
+            major,
+            plan.recovery.as_ref(),
+            plan.backup.head(),
+        )?;
         Ok(())
     })
     .await
-    .during(|| format!("could not restore backup {} into {}", plan.backup.head().id, plan.layout.target.display()))?;
-    Ok(Restored { data_directory: plan.layout.target.clone(), written, notes })
+    .during(|| {
+        format!(
+            "could not restore backup {} into {}",
+            plan.backup.head().id,
+            plan.layout.target.display()
+        )
+    })?;
+    Ok(Restored {
+        data_directory: plan.layout.target.clone(),
+        written,
+        notes,
+    })
 }
 
 fn recovery_settings(plan: &RestorePlan, commands: &Commands) -> RecoverySettings {
     let standby = plan.request.standby.then(StandbySettings::default);
     let (target, timeline) = match &plan.recovery {
-        Some(recovery) => (RecoveryTarget::Lsn(recovery.target_lsn), TargetTimeline::Numbered(recovery.timeline)),
+        Some(recovery) => (
+            RecoveryTarget::Lsn(recovery.target_lsn),
+            TargetTimeline::Numbered(recovery.timeline),
+        ),
         None => (RecoveryTarget::EndOfWal, TargetTimeline::Latest),
     };
     RecoverySettings {
@@ -72,7 +95,9 @@ fn recovery_settings(plan: &RestorePlan, commands: &Commands) -> RecoverySetting
 fn archive_choice(plan: &RestorePlan, commands: &Commands) -> ArchiveChoice {
     match plan.request.archive() {
         Archiving::Off => ArchiveChoice::Off,
-        Archiving::On => ArchiveChoice::On { command: commands.archive.clone() },
+        Archiving::On => ArchiveChoice::On {
+            command: commands.archive.clone(),
+        },
         Archiving::Keep => ArchiveChoice::Keep,
     }
 }

@@ -60,11 +60,23 @@ pub async fn list(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<
     found.dedup();
     let catalogue = catalogue::load(engine, cluster).await?;
     let mut listings = Vec::new();
-    for lineage in found.into_iter().filter(|lineage| cluster.is_none_or(|wanted| *wanted == lineage.cluster)) {
+    for lineage in found
+        .into_iter()
+        .filter(|lineage| cluster.is_none_or(|wanted| *wanted == lineage.cluster))
+    {
         let backups: Vec<_> = catalogue.physical(&lineage).collect();
-        let size = backups.first().and_then(|backup| backup.head().physical().ok()).map(|head| head.segment_bytes);
-        let archive =
-            Archive::load(engine, &lineage, size.unwrap_or(SegmentSize::DEFAULT), 0, head_timelines(&backups)).await?;
+        let size = backups
+            .first()
+            .and_then(|backup| backup.head().physical().ok())
+            .map(|head| head.segment_bytes);
+        let archive = Archive::load(
+            engine,
+            &lineage,
+            size.unwrap_or(SegmentSize::DEFAULT),
+            0,
+            head_timelines(&backups),
+        )
+        .await?;
         listings.push(of_archive(&archive));
     }
     Ok(listings)
@@ -86,7 +98,10 @@ fn of_archive(archive: &Archive) -> LineageListing {
         lineage: archive.lineage.clone(),
         timelines: timelines.collect(),
         gaps: gaps(archive),
-        doubles: archive.doubles().map(|(timeline, number)| WalSegment { timeline, number, size }).collect(),
+        doubles: archive
+            .doubles()
+            .map(|(timeline, number)| WalSegment { timeline, number, size })
+            .collect(),
     }
 }
 
@@ -96,7 +111,10 @@ fn runs(numbers: impl Iterator<Item = u64>, timeline: TimelineId, size: SegmentS
         let segment = WalSegment { timeline, number, size };
         match found.last_mut() {
             Some(run) if run.last.number + 1 == number => run.last = segment,
-            _ => found.push(SegmentRun { first: segment, last: segment }),
+            _ => found.push(SegmentRun {
+                first: segment,
+                last: segment,
+            }),
         }
     }
     found

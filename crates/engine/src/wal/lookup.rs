@@ -74,7 +74,7 @@ impl<'a> Lookup<'a> {
         file: &WalFile,
     ) -> Result<Vec<(String, ObjectName)>> {
         let directory = self.directory(timeline);
-        let after = ObjectName::new(&format!("{directory}/{file}"))?;
+        let after = ObjectName::new(format!("{directory}/{file}"))?;
         let mut listing = store.list(&directory, Some(&after));
         let mut found = Vec::new();
         while let Some(object) = next(&mut listing).await? {
@@ -186,7 +186,7 @@ impl<'a> Lookup<'a> {
     async fn has_segment_after(&self, timeline: TimelineId, name: &str) -> Result<bool> {
         let directory = self.directory(timeline);
         for place in self.engine.places() {
-            let after = ObjectName::new(&format!("{directory}/{name}"))?;
+            let after = ObjectName::new(format!("{directory}/{name}"))?;
             let mut listing = place.store.list(&directory, Some(&after));
             while let Some(object) = next(&mut listing).await? {
                 let file = parse_object_name(&object.name).map(|parsed| parsed.file);
