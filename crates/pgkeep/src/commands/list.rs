@@ -1,7 +1,7 @@
 //! `pgkeep list`: the backups that storage has now. Needs no identity.
 
 use clap::ValueEnum;
-use pgkeep_base::{ClusterName, Error, Result};
+use pgkeep_base::{ClusterName, Error, Result, ResultExt};
 use pgkeep_engine::catalogue;
 use serde::Serialize;
 
@@ -56,7 +56,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
         ..Wishes::default()
     };
     let engine = assemble::engine(context, &wishes)?.engine;
-    let catalogue = runtime::run(Threads::Two, catalogue::load(&engine, arguments.cluster.as_ref()))?;
+    let catalogue = runtime::run(Threads::Two, catalogue::load(&engine, arguments.cluster.as_ref()))
+        .during(|| "could not list the backups")?;
     let mut backups = Entry::of_catalogue(&catalogue);
     if let Some(cluster) = &arguments.cluster
         && backups.is_empty()

@@ -1,6 +1,6 @@
 //! `pgkeep show ID`: all that is known of one backup, or how it differs from another. Needs no identity.
 
-use pgkeep_base::{BackupId, ByteSize, Error, Result};
+use pgkeep_base::{BackupId, ByteSize, Error, Result, ResultExt};
 use pgkeep_engine::catalogue::{self, Backup, Catalogue};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -99,7 +99,8 @@ fn shown(name: &str, value: &Value) -> String {
 /// Shows.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     let engine = assemble::engine(context, &Wishes::default())?.engine;
-    let catalogue = runtime::run(Threads::Two, catalogue::load(&engine, None))?;
+    let catalogue =
+        runtime::run(Threads::Two, catalogue::load(&engine, None)).during(|| "could not list the backups")?;
     let backup = find(&catalogue, &arguments.id)?;
     match &arguments.diff {
         None => context.output.print(&Shown {

@@ -1,7 +1,7 @@
 //! `pgkeep window`: the moments to which a cluster can be returned, and the gaps. Needs no identity.
 
 use jiff::Timestamp;
-use pgkeep_base::{ClusterName, Lsn, Result, SystemId, TimelineId};
+use pgkeep_base::{ClusterName, Lsn, Result, ResultExt, SystemId, TimelineId};
 use pgkeep_engine::Engine;
 use pgkeep_engine::window::{self, ClusterWindow};
 use serde::Serialize;
@@ -140,7 +140,8 @@ impl View for Windows {
 /// Shows.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     let engine = assemble::engine(context, &Wishes::default())?.engine;
-    let found = runtime::run(Threads::Two, window::window(&engine, arguments.cluster.as_ref()))?;
+    let found = runtime::run(Threads::Two, window::window(&engine, arguments.cluster.as_ref()))
+        .during(|| "could not tell which moments can be reached")?;
     let mut clusters: Vec<Window> = found.iter().map(Window::of).collect();
     add_empty(&engine, arguments.cluster.as_ref(), &mut clusters);
     if let Some(cluster) = &arguments.cluster

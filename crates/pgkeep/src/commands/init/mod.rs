@@ -171,7 +171,9 @@ fn set_up(steps: &mut Steps<'_>, recipient: Recipient) -> Result<Report> {
     }
     report.backup = first_backup::take(context, path, server, account.as_ref(), invocation, &answers.cluster);
     display.finish();
-    report.next = next(&report, server, account.as_ref());
+    let with_keys_of_ours =
+        answers.store.url.starts_with("s3:") && context.environment.get("AWS_ACCESS_KEY_ID").is_some();
+    report.next = next(&report, server, account.as_ref(), with_keys_of_ours);
     report.ok = !report.backup.failed();
     Ok(report)
 }
@@ -244,7 +246,7 @@ fn prove(context: &Context, config: &Config, identity: &Path, progress: Arc<dyn 
 }
 
 /// What is left to do, in order.
-fn next(report: &Report, server: &ServerPlan, account: Option<&Account>) -> Vec<String> {
+fn next(report: &Report, server: &ServerPlan, account: Option<&Account>, with_keys_of_ours: bool) -> Vec<String> {
     let mut next = Vec::new();
     let owner = account
         .filter(|_| rustix::process::geteuid().is_root())
@@ -253,6 +255,13 @@ fn next(report: &Report, server: &ServerPlan, account: Option<&Account>) -> Vec<
     let pending: Vec<&Setting> = report.settings.iter().filter(|setting| !setting.applied).collect();
     if !pending.is_empty() {
         next.push("set PostgreSQL's settings: `pgkeep init` printed them".to_owned());
+    }
+    if with_keys_of_ours {
+        next.push(
+            "put the S3 keys where PostgreSQL's user finds them, too: `access_key_id_file` and `secret_access_key_file` \
+             below [repository.main], or its ~/.aws/credentials"
+                .to_owned(),
+        );
     }
     if report.settings.iter().any(|setting| setting.needs == "restart") {
         next.push(format!(

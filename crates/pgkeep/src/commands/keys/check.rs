@@ -26,6 +26,8 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Checked {
     ok: bool,
+    /// False where nothing is encrypted, so that anybody's identity would do.
+    encrypted: bool,
     /// It opened the repository's own test object.
     test_object: bool,
     /// The newest backup, whose key it opened.
@@ -34,6 +36,9 @@ struct Checked {
 
 impl View for Checked {
     fn text(&self, page: &mut Page) {
+        if !self.encrypted {
+            return page.line("nothing is encrypted: the repository opens without an identity");
+        }
         page.line("the identity opens the repository's test object");
         match &self.backup {
             Some(id) => page.line(format!("the identity opens the newest backup, {id}")),
@@ -54,6 +59,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     let checked = runtime::run(Threads::Two, keys::check(&engine))?;
     context.output.print(&Checked {
         ok: true,
+        encrypted: !engine.sealer().recipients().is_empty(),
         test_object: checked.genesis,
         backup: checked.backup,
     })?;

@@ -1,6 +1,6 @@
 //! `pgkeep wal list`: which segments are archived, and which are missing. Needs no identity.
 
-use pgkeep_base::{ClusterName, Lsn, Result, SystemId, TimelineId};
+use pgkeep_base::{ClusterName, Lsn, Result, ResultExt, SystemId, TimelineId};
 use pgkeep_engine::wal::list::{self, LineageListing, TimelineListing};
 use serde::Serialize;
 
@@ -131,7 +131,8 @@ impl View for Listing {
 /// Lists.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     let engine = assemble::engine(context, &Wishes::default())?.engine;
-    let found = runtime::run(Threads::Two, list::list(&engine, arguments.cluster.as_ref()))?;
+    let found = runtime::run(Threads::Two, list::list(&engine, arguments.cluster.as_ref()))
+        .during(|| "could not list the archive")?;
     if let Some(cluster) = &arguments.cluster
         && found.is_empty()
     {
