@@ -45,12 +45,30 @@ pub struct Answers {
     pub facts: Result<ServerFacts>,
     pub archiver: Result<ArchiverFacts>,
     pub backlog: Result<ArchiveBacklog>,
-    /// Settings that steer a recovery and are set, with their values.
-    pub recovery_settings: Result<Vec<(String, String)>>,
+    /// Recovery targets that the server has in force; they change with a restart only.
+    pub recovery_settings: Result<Vec<RecoverySetting>>,
     pub slots: Result<Vec<Slot>>,
     pub senders: Result<Vec<Sender>>,
     pub replay: Result<Option<ReplayLag>>,
     pub disk: Disk,
+}
+
+/// Settings that end a recovery; timeline, action and the like do no harm.
+const TARGETS: &[&str] = &[
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
+/// A recovery target that is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoverySetting {
+    pub name: String,
+    pub value: String,
+    /// The file that set it, where our role may see that.
+    pub file: Option<PathBuf>,
 }
 
 /// Whether the server's files are at hand.
@@ -150,14 +168,22 @@ async fn answers(engine: &Engine, config: &ClusterConfig) -> Result<Answers> {
     Ok(answers)
 }
 
-async fn recovery_settings(connection: &Connection) -> Result<Vec<(String, String)>> {
-    let sql = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name LIKE 'recovery\\_target%' \
-        AND setting <> '' AND setting IS DISTINCT FROM boot_val ORDER BY name";
+async fn recovery_settings(connection: &Connection) -> Result<Vec<RecoverySetting>> {
+    let sql = "SELECT name, setting, sourcefile FROM pg_catalog.pg_settings WHERE name = ANY ($1) \
+        AND setting <> '' AND NOT pending_restart ORDER BY name";
     let rows = connection
-        .query(sql, &[])
+        .query(sql, &[&TARGETS])
         .await
         .during(|| "read the recovery settings")?;
-    rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?))).collect()
+    let setting = |row| {
+        let file: Option<String> = column(row, 2)?;
+        Ok(RecoverySetting {
+            name: column(row, 0)?,
+            value: column(row, 1)?,
+            file: file.map(PathBuf::from),
+        })
+    };
+    rows.iter().map(setting).collect()
 }
 
 /// Looks for the data directory on this host. A remote server's path may exist here by chance: then the system

@@ -1,8 +1,9 @@
 //! What a restore left behind: recovery settings that outlived their recovery, and a copy that nobody adopted.
 
-use pgkeep_pg::settings::{BlockState, Purpose, RECOVERY_SIGNAL, STANDBY_SIGNAL, find_block};
+use pgkeep_pg::settings::guc::SettingsFile;
+use pgkeep_pg::settings::{AUTO_CONF, BlockState, Purpose, RECOVERY_SIGNAL, STANDBY_SIGNAL, find_block};
 
-use super::ask::{Answers, Asked, DataDirectory, unasked};
+use super::ask::{Answers, Asked, DataDirectory, RecoverySetting, unasked};
 use super::findings::{Findings, Verdict};
 
 /// Looks at the settings file and at what the server says.
@@ -41,63 +42,74 @@ fn judge_recovery(answers: &Answers, here: Option<&DataDirectory>) -> Verdict {
     if answers.in_recovery {
         return Verdict::skip("the server is in recovery");
     }
-    let mut left = Vec::new();
-    let mut fixes = Vec::new();
-    if let Some(directory) = here {
-        for signal in [RECOVERY_SIGNAL, STANDBY_SIGNAL] {
-            let path = directory.path.join(signal);
-            if path.exists() {
-                left.push(format!("{signal} is there: the next start would recover again"));
-                fixes.push(format!("rm {}", path.display()));
-            }
-        }
-        let block = directory
-            .auto_conf
-            .as_ref()
-            .map(|content| find_block(content, Purpose::Recovery).state);
-        if matches!(block, Ok(BlockState::Intact | BlockState::Altered)) {
-            left.push("pgkeep's recovery settings are still in postgresql.auto.conf".to_owned());
-            fixes.push(
-                "Remove the lines from `# BEGIN pgkeep recovery settings` to its END in postgresql.auto.conf (`pgkeep adopt` does), then SELECT pg_reload_conf();".to_owned(),
-            );
-        }
-    }
+    let mut left = here.map(left_in).unwrap_or_default();
     match &answers.recovery_settings {
-        Ok(settings) if fixes.is_empty() => {
-            let targets = settings.iter().filter(|(name, _)| is_target(name));
-            for (name, value) in targets {
-                left.push(format!("{name} = '{value}'"));
-                fixes.push(format!(
-                    "ALTER SYSTEM RESET {name}; SELECT pg_reload_conf(); (or in postgresql.conf)"
-                ));
-            }
-        }
-        Ok(_) => {}
+        Ok(settings) => left.extend(settings.iter().filter(|setting| stands(setting)).map(|setting| Left {
+            what: format!("{} = '{}' is still set", setting.name, setting.value),
+            fix: reset(setting),
+        })),
         Err(error) if left.is_empty() => return Verdict::untold(error, "See PostgreSQL's log."),
         Err(_) => {}
     }
-    match left.is_empty() {
-        true => Verdict::pass("none"),
-        false => {
-            let evidence = format!(
-                "{}; a standby made from this server would stop at the old target",
-                left.join("; ")
-            );
-            Verdict::warn(evidence, fixes.join("; "))
-        }
+    if left.is_empty() {
+        return Verdict::pass("none");
     }
+    let join = |part: fn(&Left) -> &str| left.iter().map(part).collect::<Vec<_>>().join("; ");
+    let evidence = join(|left| &left.what);
+    Verdict::warn(
+        format!("{evidence}; a standby made from this server would stop at the old target"),
+        join(|left| &left.fix),
+    )
 }
 
-/// Settings that end a recovery; timeline, action and the like do no harm.
-fn is_target(name: &str) -> bool {
-    [
-        "recovery_target",
-        "recovery_target_lsn",
-        "recovery_target_name",
-        "recovery_target_time",
-        "recovery_target_xid",
-    ]
-    .contains(&name)
+/// Something that outlived its recovery.
+struct Left {
+    what: String,
+    fix: String,
+}
+
+/// Signal files, and pgkeep's own block of recovery settings.
+fn left_in(directory: &DataDirectory) -> Vec<Left> {
+    let path = &directory.path;
+    let signals = [RECOVERY_SIGNAL, STANDBY_SIGNAL].map(|signal| (signal, path.join(signal)));
+    let there = signals.into_iter().filter(|(_, path)| path.exists());
+    let mut left: Vec<Left> = there
+        .map(|(signal, path)| Left {
+            what: format!("{signal} is there: the next start would recover again"),
+            fix: format!("rm {}", path.display()),
+        })
+        .collect();
+    let block = directory
+        .auto_conf
+        .as_ref()
+        .map(|content| find_block(content, Purpose::Recovery).state);
+    if matches!(block, Ok(BlockState::Intact | BlockState::Altered)) {
+        left.push(Left {
+            what: "pgkeep's recovery settings are still in postgresql.auto.conf".to_owned(),
+            fix: format!("pgkeep wal finish-recovery {}", path.display()),
+        });
+    }
+    left
+}
+
+/// The server shows the target of its last start until the next one: the file tells whether it is still there.
+fn stands(setting: &RecoverySetting) -> bool {
+    let Some(content) = setting.file.as_ref().and_then(|file| std::fs::read(file).ok()) else {
+        return false;
+    };
+    let block = find_block(&content, Purpose::Recovery);
+    let ours = block.settings.iter().any(|ours| ours.name == setting.name);
+    !ours
+        && SettingsFile::parse(&content)
+            .get(&setting.name)
+            .is_some_and(|found| !found.value.is_empty())
+}
+
+fn reset(setting: &RecoverySetting) -> String {
+    match &setting.file {
+        Some(file) if !file.ends_with(AUTO_CONF) => format!("remove {} from {}", setting.name, file.display()),
+        _ => format!("ALTER SYSTEM RESET {};", setting.name),
+    }
 }
 
 fn judge_adoption(one: &Asked) -> Verdict {
@@ -125,5 +137,26 @@ mod tests {
             command: "pgkeep wal push %p".into()
         })));
         assert!(!keeps_silent(b"archive_mode = 'off'\n"));
+    }
+
+    #[test]
+    fn a_target_stands_only_while_its_file_says_so() {
+        let path = std::env::temp_dir().join(format!("pgkeep-doctor-target-{}", std::process::id()));
+        let setting = RecoverySetting {
+            name: "recovery_target_lsn".to_owned(),
+            value: "0/1".to_owned(),
+            file: Some(path.clone()),
+        };
+        assert!(!stands(&setting), "no file");
+        for (content, expected) in [
+            ("recovery_target_lsn = '0/1'\n", true),
+            ("recovery_target_lsn = ''\n", false),
+            ("", false),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(stands(&setting), expected, "{content}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(reset(&setting).starts_with("remove recovery_target_lsn from /"));
     }
 }

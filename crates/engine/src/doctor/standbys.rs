@@ -285,7 +285,7 @@ mod tests {
             late: Some(Duration::from_secs(3600)),
         };
         assert_eq!(judge_senders(&[], "u").status, Status::Skip);
-        assert_eq!(judge_senders(&[hidden.clone()], "u").status, Status::Skip);
+        assert_eq!(judge_senders(std::slice::from_ref(&hidden), "u").status, Status::Skip);
         assert_eq!(judge_senders(&[hidden, late], "u").status, Status::Warn);
     }
 }
