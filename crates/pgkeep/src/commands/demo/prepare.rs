@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use pgkeep_base::{Result, ResultExt};
 use pgkeep_pg::server::last_complaints;
@@ -81,7 +83,7 @@ pub async fn make_keys(stage: &mut Stage) -> Result<Told> {
         .pgkeep_well(&["keys".as_ref(), "new".as_ref(), identity.as_os_str()])
         .await?;
     let recipient = said.stdout.trim();
-    let text = |path: &std::path::Path| toml::Value::String(path.display().to_string()).to_string();
+    let text = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
     let connection = format!(
         "host='{}' port={} user=postgres dbname=postgres",
         stage.source.socket_dir.display(),
@@ -92,7 +94,7 @@ pub async fn make_keys(stage: &mut Stage) -> Result<Told> {
          [repository.main]\nurl = {}\n\n[cluster.{SHOP}]\nconnection = {}\n\n[restore]\nidentity_file = {}\n",
         text(&stage.scratch().path("state")),
         text(stage.binaries().bin_dir()),
-        toml::Value::String(format!("file://{}", stage.scratch().path("repository").display())),
+        toml::Value::String(file_url(&stage.scratch().path("repository"))),
         toml::Value::String(connection),
         text(&identity),
     );
@@ -102,10 +104,34 @@ pub async fn make_keys(stage: &mut Stage) -> Result<Told> {
     )))
 }
 
+/// A directory as a URL.
+fn file_url(path: &Path) -> String {
+    let mut url = "file://".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => url.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => url.push(char::from(*byte)),
+            byte => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    url
+}
+
 /// Creates the repository.
 pub async fn create_repository(stage: &mut Stage) -> Result<Told> {
     stage.pgkeep_well(&["repository".as_ref(), "create".as_ref()]).await?;
     Ok(Told::new(
         "an encrypted repository in a directory; storing in it needs no secret",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_any_name_is_a_url() {
+        assert_eq!(file_url(Path::new("/tmp/a-b_c.d")), "file:///tmp/a-b_c.d");
+        assert_eq!(file_url(Path::new("/it's %ä")), "file:///it%27s%20%25%C3%A4");
+    }
 }

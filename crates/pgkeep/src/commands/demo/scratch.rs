@@ -159,7 +159,7 @@ fn clean_up_before_panic(scratch: Weak<Scratch>) {
     }));
 }
 
-/// The system's place for temporary files, where that user gets there and sockets find room; `/tmp` else.
+/// The system's place for temporary files, where that user gets there and PostgreSQL can use it; `/tmp` else.
 fn base_for(account: &Account) -> PathBuf {
     let base = std::env::temp_dir();
     let Ok(base) = base.canonicalize() else {
@@ -170,7 +170,11 @@ fn base_for(account: &Account) -> PathBuf {
         ourselves || std::fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 != 0 || meta.uid() == account.uid())
     };
     let is_short = base.as_os_str().len() + "/pgkeep-demo-123456".len() <= ROOT_BYTES_MAX;
-    match is_short && base.to_str().is_some() && base.ancestors().all(is_reachable) {
+    // PostgreSQL takes no quotes in a tablespace's path, and `=` parts old from new ones.
+    let is_tame = base
+        .to_str()
+        .is_some_and(|text| !text.chars().any(|c| c.is_control() || "'\"\\=,".contains(c)));
+    match is_short && is_tame && base.ancestors().all(is_reachable) {
         true => base,
         false => "/tmp".into(),
     }
