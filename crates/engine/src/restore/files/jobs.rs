@@ -1,8 +1,7 @@
 //! Groups pieces into jobs that are worth a request, and does them.
 //!
-//! Invariant: a job holds one request's worth of chunks (16 MiB of content) and few files, whatever the sizes of the
-//! files are: many small ones share a job, a large one has many. A job in work holds at most one request's sealed
-//! bytes and contents, 24 MiB.
+//! Invariant: a job holds at most 4 MiB of chunks and few files, whatever the sizes of the files are: many small ones
+//! share a job, a large one has many. A job in work holds those contents and the sealed bytes of one request.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,10 +9,11 @@ use std::sync::Arc;
 use pgkeep_base::{Error, Result};
 use pgkeep_repo::manifest::Chunk;
 use pgkeep_repo::reader::ChunkSource;
-use pgkeep_repo::reader::chunks::FETCH_CONTENT_BYTES_MAX;
 
 use super::target::{Piece, PieceSource};
 
+/// Most content of a job's chunks: several jobs, and what the allocator keeps of each, must fit the ceiling of memory.
+const CONTENT_BYTES_MAX: u64 = 4 << 20;
 /// Most pieces of a job.
 const PIECES_MAX: usize = 1024;
 /// Most bytes from the manifest in a job.
@@ -50,7 +50,7 @@ impl JobBuilder {
             PieceSource::Chunk { chunk, .. } if !self.chunks.contains(&key(chunk)) => u64::from(chunk.content_bytes),
             _ => 0,
         };
-        let full = self.content_bytes + new_bytes > FETCH_CONTENT_BYTES_MAX
+        let full = self.content_bytes + new_bytes > CONTENT_BYTES_MAX
             || self.inline_bytes > INLINE_BYTES_MAX
             || self.job.pieces.len() >= PIECES_MAX;
         let finished = if full { self.finish() } else { None };
