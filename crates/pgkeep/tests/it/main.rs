@@ -11,6 +11,7 @@ mod backup;
 mod backup_interrupted;
 mod backup_refusals;
 mod backup_size;
+mod doctor;
 mod life;
 mod lost_host;
 mod targets;
