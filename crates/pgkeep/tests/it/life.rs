@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use pgkeep_base::Lsn;
+use pgkeep_base::{Lsn, SegmentSize, TimelineId, WalSegment};
+use pgkeep_testkit::corrupt::objects_like;
 use pgkeep_testkit::fixture::{Shop, reachable};
-use pgkeep_testkit::{Cluster, OsUser, Output, Run, Scratch, StopMode, wait};
+use pgkeep_testkit::{Cluster, Damage, Damaged, OsUser, Output, Run, Scratch, StopMode, wait};
 
 use crate::shop;
 
@@ -23,6 +24,8 @@ use crate::shop;
 const LOST: i64 = 1000;
 const SECOND: i64 = 2000;
 const THIRD: i64 = 3000;
+/// As the fixture has it.
+const SEGMENT_BYTES: u32 = 1 << 20;
 /// Rows of the table that each transaction changes a part of.
 const BULK: i64 = 700;
 
@@ -281,6 +284,15 @@ impl Life {
         ids[..=end].to_vec()
     }
 
+    /// The name of the segment in which something lies, under a timeline.
+    pub fn segment(&self, timeline: u32, lsn: Lsn) -> WalSegment {
+        WalSegment {
+            timeline: TimelineId::new(timeline).unwrap(),
+            number: lsn.0 / u64::from(SEGMENT_BYTES),
+            size: SegmentSize::new(SEGMENT_BYTES).unwrap(),
+        }
+    }
+
     /// A copy of configuration and repository, to be damaged.
     pub fn branch(&self) -> Branch {
         let home = Scratch::new();
@@ -347,6 +359,20 @@ impl Branch {
     /// The directory of its repository.
     pub fn repository(&self) -> PathBuf {
         self.home.join("repository/main")
+    }
+
+    /// Damages the one object whose name contains `name`.
+    #[track_caller]
+    pub fn damage(&self, name: &str, damage: Damage) -> Damaged {
+        let names = objects_like(&self.repository(), name);
+        assert_eq!(names.len(), 1, "{names:?}");
+        Damaged::new(&self.repository(), &names[0], damage)
+    }
+
+    /// Removes the one object whose name contains `name`, for good.
+    #[track_caller]
+    pub fn remove(&self, name: impl std::fmt::Display) {
+        self.damage(&format!("/{name}-"), Damage::Delete).keep();
     }
 
     /// Restores, and starts nothing.

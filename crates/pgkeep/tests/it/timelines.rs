@@ -1,0 +1,119 @@
+//! Restores over failovers: the ends of three timelines, moments around the point where the old primary was left, what
+//! the failover lost, and standbys that follow the archive.
+
+use std::fs;
+
+use pgkeep_testkit::{Cluster, every_major, wait};
+
+use crate::life::life;
+
+/// The timelines that a running cluster's own history names, oldest first.
+fn ancestors(cluster: &Cluster) -> Vec<String> {
+    let file = cluster
+        .data_dir()
+        .join(format!("pg_wal/{}.history", cluster.timeline().hex()));
+    let history = fs::read_to_string(file).unwrap();
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    history.lines().filter_map(first).collect()
+}
+
+every_major! {
+    /// Aim: what a failover lost is still there for who asks for the old timeline, and a promoted copy takes a number
+    /// that nobody has, and names its parents rightly.
+    fn the_old_primarys_commits_are_restored_when_asked_for(major: u16) {
+        let life = life(major);
+        let restored = life.restore(&["--timeline", "1"]).opened();
+        life.assert_holds(&restored, &life.up_to(1, 1002));
+        assert_eq!(restored.timeline().get(), 4);
+        assert_eq!(ancestors(&restored), ["1"]);
+        let xid = life.commit(1001).xid.to_string();
+        let restored = life.restore(&["--timeline", "1", "--xid", &xid, "--action", "promote"]).opened();
+        life.assert_holds(&restored, &life.up_to(1, 1001));
+    }
+
+    /// Aim: the timeline in the middle is restored to its own end, which a descendant's first segment may hold.
+    fn the_middle_timeline_is_restored_to_its_end(major: u16) {
+        let life = life(major);
+        let restored = life.restore(&["--timeline", "2"]).opened();
+        life.assert_holds(&restored, &life.up_to(2, 2004));
+        assert_eq!(restored.timeline().get(), 4);
+        let current = life.restore(&["--timeline", "current", "--backup", &life.backups[0]]).opened();
+        life.assert_holds(&current, &life.up_to(1, 1002));
+    }
+
+    /// Aim: a restore that follows the newer timeline says how many commits the older one holds past the fork.
+    fn commits_that_a_failover_lost_are_told(major: u16) {
+        let life = life(major);
+        let scratch = pgkeep_testkit::Scratch::new();
+        let target = scratch.join("data");
+        let run = life.shop.run(["--json", "restore", "--dry-run", "--into"]).arg(&target);
+        let plan = run.run().ok();
+        assert!(plan.stderr.contains("timeline 1 holds 2 commits past"), "{plan}");
+        let left = &plan.json()["left_behind"][0];
+        assert_eq!(left["commits"], 2, "{plan}");
+        assert_eq!(left["left_at"], life.forks[0].to_string(), "{plan}");
+        assert!(!target.exists(), "{plan}");
+    }
+
+    /// Aim: the moments on both sides of a failover are exact, although the segment of the switch exists under two
+    /// names with different ends.
+    fn the_moments_around_a_failover_are_exact(major: u16) {
+        let life = life(major);
+        let before = life.restore(&["--xid", &life.commit(17).xid.to_string(), "--action", "promote"]).opened();
+        life.assert_holds(&before, &life.up_to(1, 17));
+        assert_eq!(ancestors(&before), ["1"]);
+        let after = life.restore(&["--lsn", &life.commit(2001).record.to_string(), "--action", "promote"]).opened();
+        life.assert_holds(&after, &life.up_to(2, 2001));
+        assert_eq!(ancestors(&after), ["1", "2"]);
+        let lost = life.commit(1002).time.to_string();
+        let between = life.restore(&["--at", &lost, "--action", "promote"]).opened();
+        life.assert_holds(&between, &life.up_to(1, 17));
+    }
+
+    /// Aim: a moment on the old timeline is reached by the new one's copy of the segment where the old one's is lost,
+    /// and never the other way round: past the fork the old copy is another history.
+    fn a_lost_switch_segment_is_replaced_only_up_to_the_fork(major: u16) {
+        let life = life(major);
+        let (old, new) = (life.segment(1, life.forks[0]), life.segment(2, life.forks[0]));
+        let branch = life.branch();
+        branch.remove(old);
+        let xid = life.commit(17).xid.to_string();
+        let restored = branch.restore(&["--xid", &xid, "--timeline", "1", "--action", "promote"]).opened();
+        life.assert_holds(&restored, &life.up_to(1, 17));
+        assert_eq!(restored.timeline().get(), 4);
+
+        let branch = life.branch();
+        branch.remove(new);
+        let refused = branch.refuse(4, &["--lsn", &life.commit(2001).record.to_string()]);
+        assert!(refused.stderr.contains(&new.name()), "{refused}");
+        assert!(refused.stderr.contains("Recovery is possible up to"), "{refused}");
+        let restored = branch.restore(&["--xid", &xid, "--action", "promote"]).opened();
+        life.assert_holds(&restored, &life.up_to(1, 17));
+    }
+
+    /// Aim: with the history of the middle timeline lost, the newest one still says all that is needed.
+    fn a_lost_history_is_rebuilt_from_the_next_one(major: u16) {
+        let life = life(major);
+        let branch = life.branch();
+        branch.remove("00000002.history");
+        let restored = branch.restore(&["--backup", &life.backups[0]]).opened();
+        life.assert_holds(&restored, &life.up_to(3, 3003));
+        assert_eq!(ancestors(&restored), ["1", "2", "3"]);
+    }
+
+    /// Aim: a restored standby follows the archive over two failovers, goes past an old primary's segments without
+    /// replaying what was lost, and takes a free timeline when it is promoted.
+    fn a_standby_follows_the_archive_over_failovers(major: u16) {
+        let life = life(major);
+        let options = ["--standby", "--archive", "off", "--backup", &life.backups[0]];
+        let mut standby = life.restore(&options);
+        standby.start();
+        let newest = "SELECT count(*) FROM ledger WHERE id = 3003";
+        wait::until("the standby to follow", wait::LIMIT, || (standby.sql(newest) == "1").then_some(()));
+        life.assert_holds(&standby, &life.up_to(3, 3003));
+        assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "t");
+        standby.promote();
+        life.assert_holds(&standby, &life.up_to(3, 3003));
+        assert_eq!(standby.timeline().get(), 4);
+    }
+}
