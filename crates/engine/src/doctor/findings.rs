@@ -90,6 +90,14 @@ impl Findings {
         (self.cluster, self.repository) = (None, None);
     }
 
+    /// Adds a check of a place. Trouble with a place that isn't required is advice: success doesn't wait for it.
+    pub fn put_of_place(&mut self, required: bool, id: &'static str, mut verdict: Verdict) {
+        if !required && matches!(verdict.status, Status::Fail | Status::Unknown) {
+            verdict.status = Status::Warn;
+        }
+        self.put(id, verdict);
+    }
+
     /// Adds a check.
     pub fn put(&mut self, id: &'static str, verdict: Verdict) {
         debug_assert!(IDS.contains(&id), "{id} is not listed");
@@ -133,7 +141,9 @@ pub fn hint_or(error: &Error, otherwise: &str) -> String {
             || hint.contains(": `pgkeep doctor` ")
     };
     match error.hint_text() {
-        Some(hint) if !circular(hint) => hint.to_owned(),
+        Some(hint) if !circular(hint) => hint
+            .replace(", with `pgkeep doctor`", "")
+            .replace(" with `pgkeep doctor`", ""),
         _ => otherwise.to_owned(),
     }
 }
@@ -143,10 +153,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn trouble_with_an_optional_place_is_advice() {
+        let mut findings = Findings::default();
+        for required in [true, false] {
+            findings.put_of_place(required, "repository-ours", Verdict::fail("none", "make one"));
+            findings.put_of_place(required, "repository-ours", Verdict::skip("none"));
+        }
+        let statuses: Vec<Status> = findings.checks.iter().map(|check| check.status).collect();
+        assert_eq!(statuses, [Status::Fail, Status::Skip, Status::Warn, Status::Skip]);
+    }
+
+    #[test]
     fn an_advice_to_run_the_doctor_is_not_repeated_by_the_doctor() {
         let hint = |hint: &str| hint_or(&Error::io("x").hint(hint), "Look there.");
         assert_eq!(hint("`pgkeep doctor` tells more."), "Look there.");
         assert_eq!(hint("Compare the owners: `pgkeep doctor` does."), "Look there.");
+        assert_eq!(hint("Check the network with `pgkeep doctor`."), "Check the network.");
         assert_eq!(hint("Make room."), "Make room.");
         assert_eq!(hint_or(&Error::io("x"), "Look there."), "Look there.");
     }

@@ -12,9 +12,10 @@ use super::findings::{Findings, Verdict, words};
 use super::local::Recorder;
 use crate::catalogue::{self, Catalogue};
 use crate::engine::Engine;
+use crate::setup::Place;
 
 /// How long the heads of one cluster may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// A day and some hours for a nightly backup that took longer than the one before.
 const AGE_MAX: Duration = Duration::from_secs(30 * 3600);
 
@@ -62,19 +63,17 @@ async fn in_any_place(engine: &Engine, cluster: &ClusterName, error: Error) -> R
     if engine.places().len() < 2 {
         return Err(error);
     }
-    let mut found = Vec::new();
-    for place in engine.places() {
-        let Ok(only) = engine.only_place(&place.name) else {
-            continue;
-        };
-        found.extend(
-            load(&only, cluster)
+    let look = |place: &Place| {
+        let only = engine.only_place(&place.name);
+        async move {
+            load(&only.ok()?, cluster)
                 .await
                 .ok()
-                .and_then(|catalogue| newest_of(&catalogue, false)),
-        );
-    }
-    let newest = found.into_iter().max_by_key(|newest| newest.finished_at);
+                .and_then(|catalogue| newest_of(&catalogue, false))
+        }
+    };
+    let found = futures::future::join_all(engine.places().iter().map(look)).await;
+    let newest = found.into_iter().flatten().max_by_key(|newest| newest.finished_at);
     newest.map(Some).ok_or(error)
 }
 

@@ -115,26 +115,27 @@ pub fn check(
     for (place, answers) in engine.places().iter().zip(seen) {
         findings.about_place(&place.name);
         let root = root_of(place.store.url());
+        let mut put = |id, verdict| findings.put_of_place(place.required, id, verdict);
         let probed = answers.probe.as_ref();
-        findings.put("repository-reachable", judge_reachable(place, &answers.genesis));
-        findings.put("repository-ours", judge_ours(engine, place, &answers.genesis));
+        put("repository-reachable", judge_reachable(place, &answers.genesis));
+        put("repository-ours", judge_ours(engine, place, &answers.genesis));
         let by_permission = root.as_deref().map(|root| may_write(root, server));
-        findings.put(
+        put(
             "repository-writable",
             judge_writable(place, probed, by_permission, &pushed, engine.now()),
         );
-        findings.put("create-only", judge_create_only(probed));
-        findings.put(
+        put("create-only", judge_create_only(probed));
+        put(
             "delete-denied",
             judge_delete(probed, root.is_some(), !databases.is_empty()),
         );
-        findings.put("repository-clock", judge_clock(probed));
+        put("repository-clock", judge_clock(probed));
         let others = engine.places().iter().filter(|other| other.name != place.name);
         let away = others
             .filter(|other| is_away(other))
             .map(|other| other.name.as_str())
             .next();
-        findings.put(
+        put(
             "repository-apart",
             match &root {
                 Some(root) => judge_apart(root, &databases, away),
@@ -146,14 +147,14 @@ pub fn check(
             .filter_map(|heads| heads.newest())
             .map(|newest| newest.stored_bytes)
             .max();
-        findings.put(
+        put(
             "repository-space",
             match &root {
                 Some(root) => judge_space(root, largest),
                 None => Verdict::skip("the store does not tell"),
             },
         );
-        findings.put(
+        put(
             "repository-lagging",
             judge_lagging(place, engine.places().len(), &pushed, heads),
         );
@@ -193,11 +194,7 @@ fn judge_reachable(place: &Place, genesis: &Result<Bytes>) -> Verdict {
                 ),
             );
             let evidence = format!("{url}: {}", words(error));
-            if place.required {
-                Verdict::fail(evidence, fix)
-            } else {
-                Verdict::warn(evidence, fix)
-            }
+            Verdict::fail(evidence, fix)
         }
     }
 }
@@ -420,11 +417,7 @@ fn judge_lagging(place: &Place, places: usize, pushed: &[PushedFile], heads: &[H
     }
     let evidence = format!("it lacks {}", missing.join(", "));
     let fix = "See `repository-reachable`; a new `pgkeep backup` stores everything there that it needs.";
-    if place.required {
-        Verdict::fail(evidence, fix)
-    } else {
-        Verdict::warn(evidence, fix)
-    }
+    Verdict::fail(evidence, fix)
 }
 
 #[cfg(test)]
