@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, Event, Lsn, PgMajor, Result, ResultExt, TimelineId};
+use pgkeep_base::{Event, Lsn, PgMajor, Result, ResultExt, TimelineId};
 use pgkeep_pg::binaries::{Binaries, Purpose, Search};
-use pgkeep_pg::connect::{Connection, column};
-use pgkeep_pg::server::{Account, RecoveryEnd, RecoveryOutcome, Server, StartOptions, free_port};
+use pgkeep_pg::server::{Account, RecoveryEnd, Server, StartOptions, free_port};
+use pgkeep_pg::settings::STANDBY_SIGNAL;
 
 use super::recovery::OWN_DIRECTORY;
 use crate::engine::Engine;
+
+mod watch;
+
+use watch::{Seen, Watch, watch_as};
 
 /// Where sockets are, unless said otherwise.
 const SOCKET_DIRECTORY: &str = "/tmp";
@@ -86,7 +90,7 @@ pub struct StartCheck {
 /// A cluster whose recovery has ended.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Started {
-    /// How recovery ended: `promoted`, `paused` or `shut-down`.
+    /// How recovery ended: `promoted`, `paused` or `shut-down`; `following` for a standby that is consistent.
     pub end: &'static str,
     /// End of the last record that was replayed; `None` after a shutdown.
     pub end_lsn: Option<Lsn>,
@@ -112,7 +116,8 @@ pub struct Started {
     pub checks: Vec<StartCheck>,
 }
 
-/// Starts a restored cluster and waits until its recovery has promoted, paused or shut it down.
+/// Starts a restored cluster and waits until its recovery has promoted, paused or shut it down. A standby is waited
+/// for until it is consistent: its recovery never ends.
 ///
 /// # Errors
 /// `NotFound` without programs of that major; `Refused` where root owns the directory; `Conflict` where it runs
@@ -138,6 +143,7 @@ pub async fn start(engine: &Engine, request: &StartRequest) -> Result<Started> {
         environment,
         limit: request.limit,
         check: request.check,
+        standby: request.data_directory.join(STANDBY_SIGNAL).exists(),
         began,
     };
     phase("recover");
@@ -183,153 +189,21 @@ fn likely_users(request: &StartRequest, account: &Account) -> Vec<String> {
     std::iter::once("postgres").chain(own).map(str::to_owned).collect()
 }
 
-/// What is needed to watch a server.
-struct Watch {
-    users: Vec<String>,
-    environment: Environment,
-    limit: Duration,
-    check: bool,
-    began: Instant,
-}
-
-/// What was seen of one.
-struct Seen {
-    outcome: RecoveryOutcome,
-    user: String,
-    pid: i32,
-    phases: Vec<StartPhase>,
-    checks: Vec<StartCheck>,
-}
-
-/// Watches from a thread of its own that is the server's user, because `peer` in `pg_hba.conf` lets nobody else in.
-async fn watch_as(account: Account, server: Server, watch: Watch) -> Result<Seen> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let work = move || {
-        let seen = become_user(&account).and_then(|()| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(watch.run(server))
-        });
-        // Nobody listens where the restore was cancelled: the server runs on.
-        let _ = sender.send(seen);
-    };
-    std::thread::Builder::new()
-        .name("watch-recovery".to_owned())
-        .spawn(work)
-        .during(|| "start a thread that watches recovery")?;
-    receiver
-        .await
-        .map_err(|source| Error::internal("watching recovery failed").source(source))?
-}
-
-/// Takes a user's identity for this thread alone.
-fn become_user(account: &Account) -> Result<()> {
-    use rustix::thread::set_thread_uid;
-    if account.uid() == rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    set_thread_uid(rustix::fs::Uid::from_raw(account.uid()))
-        .map_err(std::io::Error::from)
-        .during(|| format!("act as user {}", account.uid()))
-}
-
-impl Watch {
-    async fn run(self, mut server: Server) -> Result<Seen> {
-        server.wait_until_ready(self.limit).await?;
-        let mut phases = vec![StartPhase {
-            name: "start and reach consistency",
-            seconds: self.began.elapsed().as_secs_f64(),
-        }];
-        let consistent = Instant::now();
-        let (outcome, user) = self.wait_for_end(&mut server).await?;
-        phases.push(StartPhase {
-            name: "recover",
-            seconds: consistent.elapsed().as_secs_f64(),
-        });
-        let mut checks = Vec::new();
-        if self.check && outcome.end != RecoveryEnd::ShutDown {
-            let asking = Instant::now();
-            checks = self.ask(&server, &user, outcome.end).await?;
-            phases.push(StartPhase {
-                name: "check",
-                seconds: asking.elapsed().as_secs_f64(),
-            });
-        }
-        server.keep();
-        Ok(Seen {
-            outcome,
-            user,
-            pid: server.pid(),
-            phases,
-            checks,
-        })
-    }
-
-    /// Tries the likely roles until one gets in.
-    async fn wait_for_end(&self, server: &mut Server) -> Result<(RecoveryOutcome, String)> {
-        let environment = &*self.environment;
-        let mut refused = None;
-        for user in &self.users {
-            let conninfo = server.conninfo(user, "template1");
-            let left = self.limit.saturating_sub(self.began.elapsed());
-            match server
-                .wait_recovery_end(&conninfo, environment, left, &mut |_| {})
-                .await
-            {
-                Ok(outcome) => return Ok((outcome, user.clone())),
-                Err(error) if server.is_alive() && is_refusal(&error) => refused = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        let error = refused.unwrap_or_else(|| Error::internal("there is no role to connect as"));
-        Err(error
-            .during("watch recovery")
-            .or_hint("The server runs; see its log for how recovery goes, or let its owner in through pg_hba.conf."))
-    }
-
-    async fn ask(&self, server: &Server, user: &str, end: RecoveryEnd) -> Result<Vec<StartCheck>> {
-        let open = Connection::open(&server.conninfo(user, "template1"), &*self.environment);
-        let connection = open.await.during(|| "check the restored server")?;
-        let one = connection.query_one("SELECT 1", &[]).await?;
-        let recovering = connection
-            .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
-            .await?;
-        let (one, recovering): (i32, bool) = (column(&one, 0)?, column(&recovering, 0)?);
-        connection.close().await;
-        Ok(vec![
-            check("SELECT 1", 1, one),
-            check("pg_is_in_recovery()", end == RecoveryEnd::Paused, recovering),
-        ])
-    }
-}
-
-/// Whether another role might get in.
-fn is_refusal(error: &Error) -> bool {
-    use pgkeep_base::ErrorKind::{Denied, Invalid, NotFound};
-    matches!(error.kind(), Denied | Invalid | NotFound)
-}
-
-fn check<T: PartialEq + std::fmt::Display>(name: &'static str, expected: T, actual: T) -> StartCheck {
-    StartCheck {
-        name,
-        ok: expected == actual,
-        expected: expected.to_string(),
-        actual: actual.to_string(),
-    }
-}
-
 fn started(engine: &Engine, seen: Seen, options: &StartOptions) -> Started {
-    let end = match seen.outcome.end {
-        RecoveryEnd::Promoted => "promoted",
-        RecoveryEnd::Paused => "paused",
-        RecoveryEnd::ShutDown => "shut-down",
+    let outcome = seen.outcome.as_ref();
+    let end = match outcome.map(|outcome| outcome.end) {
+        Some(RecoveryEnd::Promoted) => "promoted",
+        Some(RecoveryEnd::Paused) => "paused",
+        Some(RecoveryEnd::ShutDown) => "shut-down",
+        None => "following",
     };
     Started {
         end,
-        end_lsn: seen.outcome.end_lsn,
-        last_commit_at: seen.outcome.last_commit_at,
+        end_lsn: outcome.and_then(|outcome| outcome.end_lsn),
+        last_commit_at: outcome.and_then(|outcome| outcome.last_commit_at),
         ended_at: engine.now(),
-        timeline: seen.outcome.timeline,
-        pid: (seen.outcome.end != RecoveryEnd::ShutDown).then_some(seen.pid),
+        timeline: outcome.and_then(|outcome| outcome.timeline),
+        pid: (end != "shut-down").then_some(seen.pid),
         port: options.port,
         socket_directory: options.socket_dir.clone(),
         user: seen.user,
