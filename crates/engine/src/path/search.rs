@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, TimelineId};
-use pgkeep_pg::wal::{Meaning, Record, meaning};
+use pgkeep_pg::wal::{Meaning, Record, WalLevel, meaning};
 
 /// A record, and what was known of the time when it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -35,6 +35,7 @@ pub struct Search {
     last_known_time: Option<Timestamp>,
     stop: Option<Stop>,
     early: bool,
+    minimal_at: Option<Lsn>,
 }
 
 /// Where a search ended.
@@ -71,12 +72,23 @@ impl Search {
             last_known_time: None,
             stop: None,
             early: false,
+            minimal_at: None,
         })
     }
 
     /// Takes the next record; breaks once the stop is known.
     pub fn visit(&mut self, record: &Record<'_>) -> ControlFlow<()> {
         let meaning = meaning(record, self.major);
+        // PostgreSQL refuses to recover across WAL that says too little.
+        if matches!(
+            meaning,
+            Meaning::ParameterChange {
+                wal_level: WalLevel::Minimal
+            }
+        ) {
+            self.minimal_at = Some(record.start);
+            return ControlFlow::Break(());
+        }
         if self.stops_before(record, &meaning) {
             let stop = match (self.consistent, self.last) {
                 (Some(_), Some(last)) => Stop::At(last),
@@ -176,6 +188,11 @@ impl Search {
             _ => return None,
         };
         reached.then_some(stop)
+    }
+
+    /// Where the server began to run with `wal_level = minimal`: recovery can't go past that.
+    pub fn minimal_at(&self) -> Option<Lsn> {
+        self.minimal_at
     }
 
     /// The record that makes the backup consistent, once it was seen.

@@ -64,6 +64,11 @@ pub enum PathEnd {
         /// Later segments of the route are there.
         later: Option<WalSegment>,
     },
+    /// The server ran with `wal_level = minimal` from here on, and PostgreSQL refuses to recover across that.
+    Minimal {
+        /// Where.
+        at: Lsn,
+    },
     /// The route ends at this switch point: only an older timeline's copy of the segment is there.
     Left {
         /// The switch point.
@@ -96,7 +101,7 @@ impl PathEnd {
             PathEnd::Missing { later, .. } | PathEnd::Invalid { later, .. } | PathEnd::Left { later, .. } => {
                 later.is_none()
             }
-            PathEnd::Bad { .. } => false,
+            PathEnd::Bad { .. } | PathEnd::Minimal { .. } => false,
         }
     }
 }
@@ -207,7 +212,10 @@ impl Progressing {
         }
         Ok(match end {
             WalkEnd::Interrupted { .. } if left => Some(source.left_at(until, choice.segment)),
-            WalkEnd::Interrupted { .. } => Some(PathEnd::Stop),
+            WalkEnd::Interrupted { .. } => Some(match self.search.minimal_at() {
+                Some(at) => PathEnd::Minimal { at },
+                None => PathEnd::Stop,
+            }),
             WalkEnd::Stopped { at, .. } if choice.until.is_some_and(|until| at >= until) => {
                 Some(source.left_at(until, choice.segment))
             }

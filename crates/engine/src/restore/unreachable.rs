@@ -121,6 +121,9 @@ pub fn reason(walked: &Walked) -> String {
         PathEnd::Left { at, missing, .. } => {
             format!("the timeline is left at {at}, and WAL segment {missing} of the next one is missing")
         }
+        PathEnd::Minimal { at } => {
+            format!("the server ran with wal_level = minimal from {at} on, which PostgreSQL can't recover across")
+        }
         PathEnd::Stop => format!("the WAL was walked{at_end}"),
     }
 }
