@@ -27,34 +27,49 @@ pub struct CreatedPlace {
 ///
 /// # Errors
 /// `Refused` for a place that holds something else, and for a store that ignores create-only writes unless
-/// `allow_overwrite`. Places before the failing one are created; running again is safe.
+/// `allow_overwrite`. All places are looked at before the first one is written; running again is safe.
 pub async fn create(engine: &Engine, allow_overwrite: bool) -> Result<Vec<CreatedPlace>> {
-    let mut created = Vec::new();
+    let during = |place: &Place| format!("could not create repository \"{}\"", place.name);
+    let mut ours = Vec::new();
     for place in engine.places() {
-        created.push(
-            create_place(engine, place, allow_overwrite)
+        ours.push(check_place(engine, place).await.during(|| during(place))?);
+    }
+    let mut created = Vec::new();
+    for (place, ours) in engine.places().iter().zip(ours) {
+        let outcome = match ours {
+            true => Ok(outcome(place, false, None)),
+            false => create_place(engine, place, allow_overwrite)
                 .await
-                .during(|| format!("could not create repository \"{}\"", place.name))?,
-        );
+                .during(|| during(place)),
+        };
+        created.push(outcome?);
     }
     Ok(created)
 }
 
-async fn create_place(engine: &Engine, place: &Place, allow_overwrite: bool) -> Result<CreatedPlace> {
-    let outcome = |created, create_only| CreatedPlace {
+fn outcome(place: &Place, created: bool, create_only: Option<bool>) -> CreatedPlace {
+    CreatedPlace {
         name: place.name.clone(),
         url: place.store.url().to_owned(),
         created,
         create_only,
-    };
+    }
+}
+
+/// True if the place is this repository already; refuses one that is not empty.
+async fn check_place(engine: &Engine, place: &Place) -> Result<bool> {
     if is_ours(engine, &*place.store).await? {
-        return Ok(outcome(false, None));
+        return Ok(true);
     }
-    if let Some(object) = place.store.list("", None).try_next().await.or_else(absent_is_empty)? {
-        return Err(Error::refused("the place is not empty")
+    match place.store.list("", None).try_next().await.or_else(absent_is_empty)? {
+        None => Ok(false),
+        Some(object) => Err(Error::refused("the place is not empty")
             .detail(format!("{} holds {}", place.store.url(), object.name))
-            .hint("Choose another directory or prefix: `pgkeep repository create` takes an empty one."));
+            .hint("Choose another directory or prefix: `pgkeep repository create` takes an empty one.")),
     }
+}
+
+async fn create_place(engine: &Engine, place: &Place, allow_overwrite: bool) -> Result<CreatedPlace> {
     let honoured = probe_create_only(&*place.store, "control").await? == CreateOnly::Honoured;
     if !honoured && !allow_overwrite {
         return Err(Error::refused("the store ignores create-only writes (If-None-Match)")
@@ -63,7 +78,7 @@ async fn create_place(engine: &Engine, place: &Place, allow_overwrite: bool) -> 
     }
     let genesis = seal_genesis(engine.sealer(), &engine.setup().repository)?;
     match place.store.create(&genesis.name, genesis.payload.clone()).await? {
-        Created::New => Ok(outcome(true, Some(honoured))),
+        Created::New => Ok(outcome(place, true, Some(honoured))),
         Created::AlreadyThere => Err(Error::conflict("somebody else made this place a repository just now")
             .hint("Look with `pgkeep repository show`.")),
     }

@@ -239,21 +239,29 @@ impl Spans<'_> {
 
     async fn range(&self, lineage: &Lineage, timeline: TimelineId, span: Span) -> Result<Range> {
         let last = self.facts(span.last).await?;
-        let end = last.as_ref().and_then(|facts| facts.segment.last_record_end);
+        let end = last.and_then(|facts| facts.segment.last_record_end);
         let to_lsn = span.until.or(end).unwrap_or(span.last.start());
-        let to = self.last_time(span.last, span.from).await?;
-        let from = span.from_time.or_else(|| {
-            last.and_then(|facts| facts.segment.min_time)
-                .filter(|_| span.from >= span.last.start())
-        });
+        let from = match span.from_time {
+            Some(time) => Some(time),
+            None => self.first_time(timeline, span.from).await?,
+        };
+        let to = self.last_time(span.last, span.from).await?.max(from);
         Ok(Range {
             lineage: lineage.clone(),
             timeline,
             from,
-            to: to.or(from),
+            to,
             from_lsn: span.from,
             to_lsn,
         })
+    }
+
+    /// The earliest time in the segment with which a timeline begins.
+    async fn first_time(&self, timeline: TimelineId, from: Lsn) -> Result<Option<Timestamp>> {
+        let first = self
+            .facts(WalSegment::at(timeline, from, self.archive.segment_size))
+            .await?;
+        Ok(first.and_then(|facts| facts.segment.min_time.or(facts.segment.last_known_time)))
     }
 
     /// The latest time that a record of the last segments bears.
