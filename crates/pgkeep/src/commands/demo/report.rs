@@ -177,6 +177,13 @@ impl Teller {
     }
 }
 
+impl Drop for Teller {
+    fn drop(&mut self) {
+        // A step that was cut off must not leave its bar where the last words will be.
+        self.display.finish();
+    }
+}
+
 /// To a thousandth: more would only be noise.
 fn seconds(took: Duration) -> f64 {
     (took.as_secs_f64() * 1000.0).round() / 1000.0

@@ -136,12 +136,16 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.keep && !self.is_done {
-            let root = self.scratch.root().display();
+        if self.is_done {
+            return;
+        }
+        let root = self.scratch.root().display();
+        if self.keep {
             self.output.note(&format!("{root} is left as it is, with its servers"));
-        } else if !self.keep
-            && let Err(error) = self.scratch.clean_up()
-        {
+            return;
+        }
+        self.output.note(&format!("stopping the servers, removing {root}"));
+        if let Err(error) = self.scratch.clean_up() {
             self.output
                 .warn(&format!("{error}: {}", error.detail_text().unwrap_or_default()));
         }
