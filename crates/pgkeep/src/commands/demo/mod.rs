@@ -7,6 +7,7 @@
 mod act;
 mod compare;
 mod environment;
+mod hurt;
 mod prepare;
 mod program;
 mod proof;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use pgkeep_base::{Error, Result, ResultExt};
 use pgkeep_pg::server::Account;
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
 use tokio::process::Child;
 
 /// No step takes nearly as long.
@@ -116,6 +117,34 @@ pub fn quote(word: &str) -> String {
     }
 }
 
+/// Takes exit 0 alone for success.
+pub fn expect_success(said: Said, what: &str) -> Result<Said> {
+    if said.code == Some(0) {
+        return Ok(said);
+    }
+    let how = match said.code {
+        Some(code) => format!("ended with exit code {code}"),
+        None => "was killed".to_owned(),
+    };
+    let words = error_of_document(&said.stdout).unwrap_or_else(|| last_lines(&said.stderr));
+    Err(Error::io(format!("{what} {how}")).detail(words))
+}
+
+/// The error in the document that pgkeep prints with `--json`, in the words that it has without.
+fn error_of_document(stdout: &str) -> Option<String> {
+    let document: Value = serde_json::from_str(stdout).ok()?;
+    let line = |label: &str, key: &str| Some(format!("{label}: {}", document["error"][key].as_str()?));
+    let lines = [("error", "message"), ("detail", "detail"), ("hint", "hint")];
+    let lines: Vec<String> = lines.iter().filter_map(|(label, key)| line(label, key)).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// The end of what a program complained about.
+fn last_lines(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +188,20 @@ mod tests {
         assert_eq!(quote("it's"), r"'it'\''s'");
         assert_eq!(quote("a b"), "'a b'");
         assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_words_of_the_program() {
+        let said = |stdout: &str, stderr: &str| Said {
+            code: Some(7),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        let plain = expect_success(said("", "one\n\ntwo\n"), "psql").unwrap_err();
+        assert_eq!(plain.message(), "psql ended with exit code 7");
+        assert_eq!(plain.detail_text().as_deref(), Some("one\ntwo"));
+        let document = r#"{"error":{"message":"no","detail":null,"hint":"Do."}}"#;
+        let json = expect_success(said(document, "{}"), "pgkeep").unwrap_err();
+        assert_eq!(json.detail_text().as_deref(), Some("error: no\nhint: Do."));
     }
 }
