@@ -208,12 +208,13 @@ impl<'a> Search<'a> {
 
 /// How many alternates to try in a place after this failure: none where the place did not answer.
 ///
-/// Healers number alternates without holes and only beside an object that is bad; where the object is missing
-/// altogether, one look tells whether somebody removed just the bad one.
+/// Healers number alternates without holes and only beside an object that is bad; where the object is missing or closed
+/// to us altogether, one look tells whether that is so for just the bad one. A disk that can't read one file may well
+/// read another.
 fn alternates_worth_trying(error: &Error) -> u32 {
     match error.kind() {
-        ErrorKind::Corrupt | ErrorKind::Refused => ALTERNATES_MAX,
-        ErrorKind::NotFound => 1,
+        ErrorKind::Corrupt | ErrorKind::Refused | ErrorKind::Io => ALTERNATES_MAX,
+        ErrorKind::NotFound | ErrorKind::Denied => 1,
         _ => 0,
     }
 }
