@@ -102,6 +102,12 @@ async fn connect(engine: &Engine, conninfo: &str) -> Result<Connection> {
 /// Why the number of the server's timeline belongs to other content in the archive, if it does.
 async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Result<Option<String>> {
     let archive = Archive::load(engine, lineage, facts.wal_segment_size, 0, HeadTimelines::default()).await?;
+    if let Some((_, why)) = archive.bad_histories.iter().find(|(bad, _)| *bad == facts.timeline) {
+        return Ok(Some(format!(
+            "the archive has another history file of timeline {}, which can't be used: {why}",
+            facts.timeline
+        )));
+    }
     let own_file = history_path(&facts.data_directory, facts.timeline);
     let own = std::fs::read(&own_file).unwrap_or_default();
     if let Some(history) = archive

@@ -38,7 +38,7 @@ pub struct Archive {
     pub segment_size: SegmentSize,
     /// Its timelines.
     pub tree: Tree,
-    /// Timelines whose stored history can't be used, with the reason.
+    /// Timelines whose stored history can't be used or read, with the reason. The tree may have it from elsewhere.
     pub bad_histories: Vec<(TimelineId, Error)>,
     segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
 }
@@ -71,7 +71,7 @@ impl Archive {
                 .await
                 .during(|| format!("list the WAL of {lineage} in repository \"{}\"", place.name))?;
         }
-        let (histories, bad_histories) = read_histories(engine, found.histories).await?;
+        let (histories, bad_histories) = read_histories(engine, found.histories).await;
         let seen = found.timelines.into_iter().chain(heads.seen);
         let tree = Tree::new(heads.histories.into_iter().chain(histories), seen);
         Ok(Archive {
@@ -197,7 +197,7 @@ type Histories = (Vec<TimelineHistory>, Vec<(TimelineId, Error)>);
 
 /// Reads the stored history files. Two different ones of one timeline are two promotions to the same number: neither
 /// is used.
-async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), ObjectName>) -> Result<Histories> {
+async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), ObjectName>) -> Histories {
     let stores: Vec<Arc<dyn Store>> = engine.stores();
     let mut good: BTreeMap<TimelineId, TimelineHistory> = BTreeMap::new();
     let mut bad = Vec::new();
@@ -216,14 +216,13 @@ async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), O
                     good.insert(timeline, history);
                 }
             },
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied) => return Err(error),
             Err(error) => bad.push((timeline, error)),
         }
     }
     for (timeline, _) in bad.iter().filter(|(_, error)| error.kind() == ErrorKind::Conflict) {
         good.remove(timeline);
     }
-    Ok((good.into_values().collect(), bad))
+    (good.into_values().collect(), bad)
 }
 
 async fn read_history(

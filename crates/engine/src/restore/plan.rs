@@ -235,6 +235,12 @@ fn notes(
             "the history file of timeline {timeline} can't be used: {error}"
         ));
     }
+    for timeline in archive.tree.unexplained() {
+        notes.push(format!(
+            "timeline {timeline} is in the archive, but nothing says where it began: PostgreSQL stops when it asks for its \
+             history to find a free number at promotion"
+        ));
+    }
     let untrusted = !resolved.backup.verified.trusted;
     if untrusted {
         notes.push(format!(

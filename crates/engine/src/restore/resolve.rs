@@ -3,7 +3,7 @@
 //! Invariants: the backup's timeline leads to the target's, and the backup is consistent before the stop; what is
 //! chosen was walked from the backup's start to the stop. A backup is never chosen by a file's modification time.
 
-use pgkeep_base::{Error, Lsn, RecoveryTarget, Result, TargetTimeline, TimelineId};
+use pgkeep_base::{Error, ErrorKind, Lsn, RecoveryTarget, Result, TargetTimeline, TimelineId};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::head::PhysicalHead;
 
@@ -98,13 +98,22 @@ fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreReque
         }
     };
     archive.tree.history(wanted).cloned().ok_or_else(|| {
-        Error::refused(format!("timeline {wanted} can't be reached"))
+        refusal(archive, wanted, format!("timeline {wanted} can't be reached"))
             .detail(format!(
                 "its history file is not in the archive and no other history names it{}",
                 bad_history(archive, wanted)
             ))
             .hint("`pgkeep wal list` shows the timelines that there are.")
     })
+}
+
+/// Somebody who could not look may succeed later; what is lost or bad stays refused.
+fn refusal(archive: &Archive, timeline: TimelineId, message: String) -> Error {
+    let found = archive.bad_histories.iter().find(|(bad, _)| *bad == timeline);
+    match found.map(|(_, error)| error.kind()) {
+        Some(kind @ (ErrorKind::Unavailable | ErrorKind::Denied)) => Error::new(kind, message),
+        _ => Error::refused(message),
+    }
 }
 
 fn bad_history(archive: &Archive, timeline: TimelineId) -> String {
@@ -134,12 +143,14 @@ fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreReq
         .filter(|timeline| Some(*timeline) > newest)
         .last()
     {
-        return Err(Error::refused(format!("the newest timeline, {lost}, can't be reached"))
-            .detail(format!(
-                "something of it is in the archive, but not its history file{}",
-                bad_history(archive, lost)
-            ))
-            .hint("Name the timeline with `--timeline N`; `pgkeep wal list` shows them."));
+        return Err(
+            refusal(archive, lost, format!("the newest timeline, {lost}, can't be reached"))
+                .detail(format!(
+                    "something of it is in the archive, but not its history file{}",
+                    bad_history(archive, lost)
+                ))
+                .hint("Name the timeline with `--timeline N`; `pgkeep wal list` shows them."),
+        );
     }
     newest.ok_or_else(|| before_first(&request.target, None))
 }

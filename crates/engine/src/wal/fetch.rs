@@ -14,7 +14,7 @@ use pgkeep_store::ObjectName;
 
 use super::answer::{Answer, Asked, Found, answer};
 use super::lineage::{choose_cluster, system_identifier_near};
-use super::lookup::{Lookup, Offer};
+use super::lookup::{Lookup, Offer, Timelines};
 use crate::engine::Engine;
 use crate::path::Tree;
 use crate::restore::RecoveryPlan;
@@ -163,26 +163,35 @@ fn relate(plan: &RecoveryPlan, segment: WalSegment) -> Asked {
 
 async fn standby(engine: &Engine, request: &FetchRequest, file: &WalFile) -> Result<Fetched> {
     let lookup = Lookup::new(engine, lineage_here(engine, request)?, &request.working_directory);
-    let (asked, finding) = if let WalFile::History(_) = file {
-        (Asked::StandbyHistory, history(&lookup, request, file).await.0)
-    } else {
-        let past_fork = match tokio::time::timeout(STANDBY_PATIENCE, past_fork(&lookup, file)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(Error::unavailable("the archive did not answer within a second")),
-        };
-        match past_fork {
-            Ok(true) => (
-                Asked::StandbySegment { past_fork: true },
-                Finding::absent(format!("{file}, which a newer timeline has left,")),
-            ),
-            Ok(false) => (
-                Asked::StandbySegment { past_fork: false },
-                serve_best(&lookup, request, file).await,
-            ),
-            Err(error) => (Asked::StandbySegment { past_fork: false }, Finding::from_error(error)),
+    if let WalFile::History(_) = file {
+        let finding = in_time(async { Ok(history(&lookup, request, file).await.0) }).await;
+        return Ok(conclude(
+            Asked::StandbyHistory,
+            finding.unwrap_or_else(Finding::from_error),
+        ));
+    }
+    let asked = |past_fork| Asked::StandbySegment { past_fork };
+    // Only what is asked first has a limit: a place that has just answered may take its time to send a segment.
+    let offer = in_time(async {
+        match past_fork(&lookup, file).await? {
+            true => Ok(None),
+            false => lookup.offer(file).await.map(Some),
         }
-    };
-    Ok(conclude(asked, finding))
+    });
+    Ok(match offer.await {
+        Ok(None) => conclude(
+            asked(true),
+            Finding::absent(format!("{file}, which a newer timeline has left,")),
+        ),
+        Ok(Some(offer)) => conclude(asked(false), serve_offer(&lookup, request, file, offer).await),
+        Err(error) => conclude(asked(false), Finding::from_error(error)),
+    })
+}
+
+/// Gives up after [`STANDBY_PATIENCE`].
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let outcome = tokio::time::timeout(STANDBY_PATIENCE, work).await;
+    outcome.unwrap_or_else(|_| Err(Error::unavailable("the archive did not answer within a second")))
 }
 
 /// True if the newest archived descendant leaves the segment's timeline in this segment or before.
@@ -190,7 +199,7 @@ async fn past_fork(lookup: &Lookup<'_>, file: &WalFile) -> Result<bool> {
     let Some(timeline) = file.timeline() else {
         return Ok(false);
     };
-    let tree = lookup.tree_above(timeline).await?;
+    let tree = lookup.timelines_above(timeline).await?.complete()?;
     let newest = tree.newest_descendant(timeline);
     let left = tree.history(newest).and_then(|history| history.switch_point(timeline));
     let Some(left) = left else { return Ok(false) };
@@ -207,7 +216,7 @@ async fn unplanned(engine: &Engine, request: &FetchRequest, file: &WalFile) -> R
         return Ok(conclude(Asked::History { named }, finding));
     }
     let tree = match file.timeline() {
-        Some(timeline) => Some(lookup.tree_above(timeline).await),
+        Some(timeline) => Some(lookup.timelines_above(timeline).await.and_then(Timelines::complete)),
         None => None,
     };
     unplanned_file(&lookup, request, file, tree).await
@@ -240,12 +249,12 @@ async fn history(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) ->
     let Some(timeline) = file.timeline().filter(|timeline| *timeline != TimelineId::FIRST) else {
         return (Finding::absent(file), false);
     };
-    let tree = match lookup.tree_above(timeline).await {
-        Ok(tree) => tree,
+    let mut timelines = match lookup.timelines_above(timeline).await {
+        Ok(timelines) => timelines,
         Err(error) => return (Finding::from_error(error), true),
     };
-    let known = tree.history(timeline).filter(|history| history.parent().is_some());
-    match known {
+    let known = timelines.tree.history(timeline);
+    match known.filter(|history| history.parent().is_some()) {
         Some(history) => match write_whole(&destination(request), history.format().as_bytes()) {
             Ok(()) => (Finding::good(), true),
             Err(error) => (
@@ -256,16 +265,36 @@ async fn history(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) ->
                 true,
             ),
         },
-        None => (Finding::absent(file), tree.is_named(timeline)),
+        None => match timelines.take_reason(timeline) {
+            Some(why) => (Finding::from_error(why), true),
+            None => no_history(file, timeline, timelines),
+        },
+    }
+}
+
+/// Nothing is stored as the history. A newer timeline of which nothing is known may be a descendant.
+fn no_history(file: &WalFile, timeline: TimelineId, timelines: Timelines) -> (Finding, bool) {
+    match timelines.complete() {
+        Ok(tree) => {
+            let named = tree.is_named(timeline) || tree.unexplained().next().is_some();
+            (Finding::absent(file), named)
+        }
+        Err(error) => (Finding::from_error(error), true),
     }
 }
 
 /// Serves the one content of a name, or the longest of several.
 async fn serve_best(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) -> Finding {
     match lookup.offer(file).await {
-        Ok(Offer::One(name)) => serve(lookup, request, &name).await,
-        Ok(Offer::Nothing) => Finding::absent(file),
+        Ok(offer) => serve_offer(lookup, request, file, offer).await,
         Err(error) => Finding::from_error(error),
+    }
+}
+
+async fn serve_offer(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile, offer: Offer) -> Finding {
+    match offer {
+        Offer::One(name) => serve(lookup, request, &name).await,
+        Offer::Nothing => Finding::absent(file),
     }
 }
 

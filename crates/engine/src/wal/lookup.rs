@@ -13,8 +13,10 @@ use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, open_wal, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectName, Store};
 
+use crate::catalogue::{self, Backup};
 use crate::engine::Engine;
 use crate::path::Tree;
+use crate::window::head_timelines;
 
 /// What the archive offers under a name.
 pub enum Offer {
@@ -22,6 +24,34 @@ pub enum Offer {
     One(ObjectName),
     /// Proven: nothing.
     Nothing,
+}
+
+/// Timelines as far as they could be read.
+pub struct Timelines {
+    /// What is known of them.
+    pub tree: Tree,
+    /// Those whose history file can't be used, and can't be had from elsewhere, with the reason.
+    unusable: Vec<(TimelineId, Error)>,
+}
+
+impl Timelines {
+    /// Why the history of a timeline can't be used, if something is there.
+    pub fn take_reason(&mut self, timeline: TimelineId) -> Option<Error> {
+        let at = self.unusable.iter().position(|(unusable, _)| *unusable == timeline)?;
+        Some(self.unusable.swap_remove(at).1)
+    }
+
+    /// The tree, where it is known as far as anyone can know it.
+    ///
+    /// # Errors
+    /// Why a history that may be good could not be read now.
+    pub fn complete(self) -> Result<Tree> {
+        let now = |error: &Error| !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict);
+        match self.unusable.into_iter().find(|(_, error)| now(error)) {
+            Some((_, error)) => Err(error),
+            None => Ok(self.tree),
+        }
+    }
 }
 
 /// Looks into the archive of one lineage.
@@ -116,44 +146,51 @@ impl<'a> Lookup<'a> {
     /// The timelines from `timeline` up: their histories, and which of them exist.
     ///
     /// # Errors
-    /// What listing and reading give; a history that is bad in every place is left out, its timeline is then named.
-    pub async fn tree_above(&self, timeline: TimelineId) -> Result<Tree> {
-        let (mut histories, mut seen) = (Vec::new(), Vec::new());
-        let mut found: BTreeMap<TimelineId, Vec<ObjectName>> = BTreeMap::new();
-        for place in self.engine.places() {
-            for newer in self
-                .timelines(&*place.store)
-                .await?
-                .into_iter()
-                .filter(|found| *found >= timeline)
-            {
-                seen.push(newer);
-                let history = WalFile::History(newer);
-                let contents = self.contents(&*place.store, newer, &history).await?;
-                found
-                    .entry(newer)
-                    .or_default()
-                    .extend(contents.into_iter().map(|(_, name)| name));
+    /// What listing gives.
+    pub async fn timelines_above(&self, timeline: TimelineId) -> Result<Timelines> {
+        let (mut histories, mut seen, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
+        for (timeline, names) in self.histories_above(timeline).await? {
+            seen.push(timeline);
+            match names.as_slice() {
+                [] => {}
+                [name] => match self.read_history(timeline, name).await {
+                    Ok(history) => histories.push(history),
+                    Err(error) => unusable.push((timeline, error)),
+                },
+                _ => unusable.push((timeline, contradiction(&WalFile::History(timeline)))),
             }
         }
-        for (timeline, mut names) in found {
-            names.sort();
-            names.dedup();
-            if let [name] = names.as_slice() {
-                histories.extend(self.read_history(timeline, name).await?);
-            }
+        let mut tree = Tree::new(histories.clone(), seen.clone());
+        if tree.unexplained().next().is_some() {
+            // Heads repeat histories; they are many, and not needed otherwise.
+            let catalogue = catalogue::load(self.engine, Some(&self.lineage.cluster)).await?;
+            let heads: Vec<&Backup> = catalogue.physical(&self.lineage).collect();
+            tree = Tree::new(head_timelines(&heads).histories.into_iter().chain(histories), seen);
         }
-        Ok(Tree::new(histories, seen))
+        unusable.retain(|(timeline, _)| tree.history(*timeline).is_none());
+        Ok(Timelines { tree, unusable })
     }
 
-    async fn read_history(&self, timeline: TimelineId, name: &ObjectName) -> Result<Option<TimelineHistory>> {
-        match open_wal(&self.engine.stores(), self.engine.opener(), self.engine.naming(), name).await {
-            Ok((_, content)) => Ok(TimelineHistory::parse(timeline, &content).ok()),
-            Err(why) => match why.into_error(name) {
-                error if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied) => Err(error),
-                _ => Ok(None),
-            },
+    /// Each timeline from `timeline` up, with the objects of its history file.
+    async fn histories_above(&self, timeline: TimelineId) -> Result<BTreeMap<TimelineId, Vec<ObjectName>>> {
+        let mut found: BTreeMap<TimelineId, Vec<ObjectName>> = BTreeMap::new();
+        for place in self.engine.places() {
+            let listed = self.timelines(&*place.store).await?.into_iter();
+            for newer in listed.filter(|listed| *listed >= timeline) {
+                let contents = self.contents(&*place.store, newer, &WalFile::History(newer)).await?;
+                let names = found.entry(newer).or_default();
+                names.extend(contents.into_iter().map(|(_, name)| name));
+                names.sort();
+                names.dedup();
+            }
         }
+        Ok(found)
+    }
+
+    async fn read_history(&self, timeline: TimelineId, name: &ObjectName) -> Result<TimelineHistory> {
+        let opened = open_wal(&self.engine.stores(), self.engine.opener(), self.engine.naming(), name).await;
+        let (_, content) = opened.map_err(|why| why.into_error(name))?;
+        TimelineHistory::parse(timeline, &content)
     }
 
     async fn timelines(&self, store: &dyn Store) -> Result<Vec<TimelineId>> {
@@ -164,7 +201,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// True if a segment after `file` exists on its timeline or a descendant of it.
+    /// True if a segment after `file` exists on its timeline or a descendant of it, or on one that may be a descendant.
     pub async fn goes_on_after(&self, file: &WalFile, tree: &Tree) -> Result<bool> {
         let size = self.segment_size()?;
         let (Some(segment), Some(own)) = (file.segment(size), file.timeline()) else {
@@ -174,7 +211,7 @@ impl<'a> Lookup<'a> {
             .timelines()
             .filter(|history| history.is_ancestor(own))
             .map(TimelineHistory::timeline);
-        for timeline in descendants.chain([own]) {
+        for timeline in descendants.chain(tree.unexplained()).chain([own]) {
             let from = pgkeep_base::WalSegment { timeline, ..segment };
             if self.has_segment_after(timeline, &from.name()).await? {
                 return Ok(true);
