@@ -348,12 +348,19 @@ pub struct Branch {
 impl Branch {
     /// Runs pgkeep with this configuration, as the user that owns the cluster.
     pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        self.bare().args(["--config", &self.config()]).args(args)
+    }
+
+    /// Runs pgkeep without naming a configuration.
+    pub fn bare(&self) -> Run {
         Run::new(&self.binary)
             .env("HOME", self.home.path())
             .as_user(OsUser::unprivileged())
-            .arg("--config")
-            .arg(self.home.join("pgkeep.toml"))
-            .args(args)
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> String {
+        self.home.join("pgkeep.toml").display().to_string()
     }
 
     /// The directory of its repository.
@@ -361,18 +368,40 @@ impl Branch {
         self.home.join("repository/main")
     }
 
-    /// Damages the one object whose name contains `name`.
-    #[track_caller]
-    pub fn damage(&self, name: &str, damage: Damage) -> Damaged {
-        let names = objects_like(&self.repository(), name);
-        assert_eq!(names.len(), 1, "{names:?}");
-        Damaged::new(&self.repository(), &names[0], damage)
+    /// The directory of all its WAL.
+    pub fn wal_directory(&self) -> PathBuf {
+        self.repository().join("wal")
     }
 
-    /// Removes the one object whose name contains `name`, for good.
+    /// The largest segment number that a timeline has.
+    pub fn last_number(&self, timeline: u32) -> u64 {
+        let names = objects_like(&self.wal_directory(), &format!("/{timeline:08X}/{timeline:08X}0"));
+        let number = |name: &String| {
+            let name = name.rsplit('/').next().unwrap();
+            // 1 MiB segments: 4096 to each 4 GiB.
+            u64::from_str_radix(&name[8..16], 16).unwrap() * 4096 + u64::from_str_radix(&name[16..24], 16).unwrap()
+        };
+        names.iter().map(number).max().unwrap()
+    }
+
+    /// The one object whose name ends in `name` and a hash.
+    #[track_caller]
+    pub fn object(&self, name: &str) -> String {
+        let mut names = objects_like(&self.repository(), &format!("/{name}-"));
+        assert_eq!(names.len(), 1, "{names:?}");
+        names.remove(0)
+    }
+
+    /// Damages the one object of a WAL file.
+    #[track_caller]
+    pub fn damage(&self, name: &str, damage: Damage) -> Damaged {
+        Damaged::new(&self.repository(), &self.object(name), damage)
+    }
+
+    /// Removes the one object of a WAL file for good.
     #[track_caller]
     pub fn remove(&self, name: impl std::fmt::Display) {
-        self.damage(&format!("/{name}-"), Damage::Delete).keep();
+        self.damage(&name.to_string(), Damage::Delete).keep();
     }
 
     /// Restores, and starts nothing.
