@@ -41,6 +41,16 @@ pub struct Counts {
     pub bad_files: Vec<(String, u64)>,
 }
 
+/// Where an assembler's results go.
+pub struct Outlets {
+    /// Takes closed packs; waits while uploads are behind.
+    pub packs: mpsc::Sender<ClosedPack>,
+    /// How far the uploads have come.
+    pub durable: Arc<Durable>,
+    /// Hears of bytes and oddities.
+    pub progress: Arc<dyn Progress>,
+}
+
 /// Takes items in order; lives on one blocking thread.
 pub struct Assembler {
     pub packs: PackWriter,
@@ -50,9 +60,7 @@ pub struct Assembler {
     pub journal: Option<ReuseWriter>,
     pub base: Arc<Base>,
     pub owners: Owners,
-    pub uploads: mpsc::Sender<ClosedPack>,
-    pub durable: Arc<Durable>,
-    pub progress: Arc<dyn Progress>,
+    pub outlets: Outlets,
     pub counts: Counts,
     known: HashSet<ObjectName>,
 }
@@ -86,18 +94,12 @@ impl OpenPart {
 
 impl Assembler {
     /// An assembler with nothing in it.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is a different thing, named at the one place that calls this"
-    )]
     pub fn new(
         packs: PackWriter,
         journal: Option<ReuseWriter>,
         base: Arc<Base>,
         owners: Owners,
-        uploads: mpsc::Sender<ClosedPack>,
-        durable: Arc<Durable>,
-        progress: Arc<dyn Progress>,
+        outlets: Outlets,
     ) -> Assembler {
         Assembler {
             packs,
@@ -107,9 +109,7 @@ impl Assembler {
             journal,
             base,
             owners,
-            uploads,
-            durable,
-            progress,
+            outlets,
             counts: Counts::default(),
             known: HashSet::new(),
         }
@@ -135,7 +135,7 @@ impl Assembler {
                         self.end_file(open.take().expect("just used"))?;
                     }
                 }
-                Item::Skipped(what) => self.progress.event(Event::Note { message: what }),
+                Item::Skipped(what) => self.outlets.progress.event(Event::Note { message: what }),
                 Item::End(result) => return result,
             }
             self.release()?;
@@ -191,7 +191,7 @@ impl Assembler {
         file.pages.extend(slice.pages);
         file.at += slice.bytes;
         self.counts.bytes += slice.bytes;
-        self.progress.event(Event::Bytes {
+        self.outlets.progress.event(Event::Bytes {
             done: self.counts.bytes,
         });
         if file.at.is_multiple_of(SPAN_BYTES_MAX) && file.at < file.bytes {
@@ -311,7 +311,8 @@ impl Assembler {
     /// Gives a closed pack to the uploads; waits while they are behind.
     pub fn hand_over(&mut self, pack: ClosedPack) -> Result<()> {
         self.know(PackInfo::of(&pack.object));
-        self.uploads
+        self.outlets
+            .packs
             .blocking_send(pack)
             .map_err(|_| Error::cancelled("the uploads have ended"))
     }
@@ -343,11 +344,11 @@ impl Assembler {
 
     /// Lets the journal write what has become durable; a journal that fails is given up, the backup goes on.
     pub fn release(&mut self) -> Result<()> {
-        let below = self.durable.below();
+        let below = self.outlets.durable.below();
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.release(below)
         {
-            self.progress.event(Event::Note {
+            self.outlets.progress.event(Event::Note {
                 message: format!("the next backup will store everything anew: {error}"),
             });
             self.journal = None;

@@ -4,35 +4,26 @@
 //! needs has arrived.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use pgkeep_base::{Error, Event, Result, ResultExt, TimelineId};
+use pgkeep_base::{Error, Result, ResultExt, TimelineId};
+use pgkeep_pg::connect::Connection;
 use pgkeep_pg::control::{ControlFile, PATH as CONTROL_PATH};
-use pgkeep_pg::datadir::Entry as Found;
 use pgkeep_pg::facts::ServerFacts;
 use pgkeep_pg::label::{BACKUP_LABEL, BackupLabel, TABLESPACE_MAP};
 use pgkeep_pg::session::{BackupSession, Stopped};
 use pgkeep_repo::head::{Head, HeadKind, ObjectHash, PhysicalHead, SignedHead, SourceRole};
-use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::manifest::{Entry, Mode};
 use pgkeep_repo::packlist::PackList;
 use pgkeep_repo::reuse::{ReuseEnd, ReuseWriter};
 use pgkeep_repo::seal::SealedObject;
-use tokio::task::JoinHandle;
 
-use super::archiving::Archiving;
+use super::BackedUp;
 use super::assemble::{Assembler, Counts, inline_entry};
 use super::base::cache_path;
+use super::context::Context;
 use super::copy::CopyTask;
-use super::run::Context;
-use super::{BackedUp, BackupRequest};
+use super::gather::Copied;
 use crate::state::HeadRecord;
-
-/// Everything that was copied, with the uploads that still run.
-pub(super) struct Copied {
-    pub assembler: Assembler,
-    pub uploading: JoinHandle<Result<()>>,
-}
 
 /// What is known when the server has left backup mode.
 struct End {
@@ -44,70 +35,50 @@ struct End {
 }
 
 /// Finishes the backup.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the one caller hands over everything that the run gathered"
-)]
-pub(super) async fn finish(
-    context: Context,
-    session: BackupSession,
-    copied: Copied,
-    task: &Arc<CopyTask>,
-    root: Found,
-    facts: ServerFacts,
-    request: BackupRequest,
-    lineage: Lineage,
-    archive_timeout: Duration,
-) -> Result<BackedUp> {
+pub(super) async fn finish(context: Context, session: BackupSession, copied: Copied) -> Result<BackedUp> {
     let engine = context.engine.clone();
-    if request.strict && !copied.assembler.counts.bad_files.is_empty() {
+    if context.request.strict && !copied.assembler.counts.bad_files.is_empty() {
         copied.uploading.abort();
         return Err(bad_pages(&copied.assembler.counts));
     }
-    let event = |name: &str| {
-        engine.setup().progress.event(Event::Phase {
-            name: name.to_owned(),
-            bytes_total: None,
-        })
-    };
-    event("take the server out of backup mode");
-    let environment = Arc::clone(&engine.setup().environment);
-    let connection_text = engine.setup().cluster(Some(&lineage.cluster))?.connection.clone();
+    context.phase("take the server out of backup mode");
+    let task = Arc::clone(&copied.task);
+    let end = stop(&context, session, &task).await?;
+    context.phase("wait for WAL");
+    wait_for_wal(&context, &end).await?;
+    context.phase("write manifest and head");
+    let last = last_entries(&end, context.root.mode & 0o666, engine.now().as_second())?;
+    let closed = close(&context, copied, last).await?;
+    let head = head(&context, &closed, &end, &task)?;
+    publish(context, closed, head).await
+}
+
+/// Reads `pg_control` last of all files, and takes the server out of backup mode.
+async fn stop(context: &Context, session: BackupSession, task: &CopyTask) -> Result<End> {
     let started = session.started().clone();
     let (control, control_bytes) = task.data_dir.read_control().during(|| "read global/pg_control")?;
     let stopped = session.finish().await?;
     let label = BackupLabel::parse(&String::from_utf8_lossy(&stopped.backup_label))?;
-    label.check(started.start_lsn, facts.wal_segment_size)?;
+    label.check(started.start_lsn, context.facts.wal_segment_size)?;
+    let timeline = label.timeline;
     let end = End {
         control,
         control_bytes,
         stopped,
-        timeline: label.timeline,
+        timeline,
         label,
     };
-    check_end(&end, &facts)?;
+    check_end(&end, &context.facts)?;
+    Ok(end)
+}
 
-    event("wait for WAL");
-    let connection = pgkeep_pg::connect::Connection::open(&connection_text, &*environment).await?;
-    let archiving = Archiving {
-        engine: &engine,
-        state: &context.state,
-        lineage: &lineage,
-        size: facts.wal_segment_size,
-        timeout: archive_timeout,
-    };
-    archiving
-        .wait_for_range(&connection, end.timeline, started.start_lsn, end.stopped.stop_lsn)
-        .await?;
-
-    event("write manifest and head");
-    let last = last_entries(&end, root.mode & 0o666, engine.now().as_second())?;
-    let closed = close(&context, copied, last, &lineage).await?;
-    let history = read_history(task, end.timeline)?;
-    let head = head(
-        &context, &closed, &end, &facts, &request, &lineage, &root, task, history,
-    )?;
-    publish(context, closed, head, lineage).await
+async fn wait_for_wal(context: &Context, end: &End) -> Result<()> {
+    let setup = context.engine.setup();
+    let text = &setup.cluster(Some(&context.lineage.cluster))?.connection;
+    let connection = Connection::open(text, &*setup.environment).await?;
+    let (start, stop) = (end.label.start_lsn, end.stopped.stop_lsn);
+    let archiving = context.archiving();
+    archiving.wait_for_range(&connection, end.timeline, start, stop).await
 }
 
 fn bad_pages(counts: &Counts) -> Error {
@@ -166,8 +137,11 @@ struct Closed {
     base: Option<pgkeep_base::BackupId>,
 }
 
-async fn close(context: &Context, copied: Copied, last: Vec<Entry>, lineage: &Lineage) -> Result<Closed> {
-    let Copied { assembler, uploading } = copied;
+async fn close(context: &Context, copied: Copied, last: Vec<Entry>) -> Result<Closed> {
+    let Copied {
+        assembler, uploading, ..
+    } = copied;
+    let lineage = &context.lineage;
     let ended = tokio::task::spawn_blocking(move || end_blocks(assembler, last))
         .await
         .expect("it does not panic");
@@ -181,12 +155,12 @@ async fn close(context: &Context, copied: Copied, last: Vec<Entry>, lineage: &Li
         list,
         journal,
         base,
-        uploads,
-        durable,
+        outlets,
         counts,
         ..
     } = assembler;
-    drop(uploads);
+    let durable = Arc::clone(&outlets.durable);
+    drop(outlets);
     uploading.await.expect("uploads do not panic")?;
     let journal = journal.and_then(|mut journal| journal.release(durable.below()).is_ok().then_some(journal));
 
@@ -239,18 +213,15 @@ fn read_history(task: &CopyTask, timeline: TimelineId) -> Result<Option<String>>
         .during(|| format!("read {}", path.display()))
 }
 
-#[allow(clippy::too_many_arguments, reason = "a head gathers what the whole run knows")]
-fn head(
-    context: &Context,
-    closed: &Closed,
-    end: &End,
-    facts: &ServerFacts,
-    request: &BackupRequest,
-    lineage: &Lineage,
-    root: &Found,
-    task: &CopyTask,
-    history: Option<String>,
-) -> Result<Head> {
+fn head(context: &Context, closed: &Closed, end: &End, task: &CopyTask) -> Result<Head> {
+    let Context {
+        facts,
+        request,
+        lineage,
+        root,
+        ..
+    } = context;
+    let history = read_history(task, end.timeline)?;
     let owners = crate::owners::Owners::of_this_machine((root.uid, root.gid));
     let previous = context.state.last_head(lineage)?;
     let tablespaces = task
@@ -311,7 +282,7 @@ fn version_text(number: u32) -> String {
 }
 
 /// Writes the head to every place that stands, and remembers it.
-async fn publish(context: Context, closed: Closed, head: Head, lineage: Lineage) -> Result<BackedUp> {
+async fn publish(context: Context, closed: Closed, head: Head) -> Result<BackedUp> {
     let engine = &context.engine;
     let signed: SignedHead = head.sign(engine.sealer())?;
     context
@@ -331,7 +302,7 @@ async fn publish(context: Context, closed: Closed, head: Head, lineage: Lineage)
         finished_at: head.finished_at,
         places: places.clone(),
     };
-    if let Err(error) = context.state.remember_head(&lineage, &record) {
+    if let Err(error) = context.state.remember_head(&context.lineage, &record) {
         engine.note(format!(
             "the backup exists, but the local state did not take note: {error}"
         ));
@@ -339,7 +310,7 @@ async fn publish(context: Context, closed: Closed, head: Head, lineage: Lineage)
     keep_cache(&context, closed.journal, &closed.packs, &head, &signed, &places);
     Ok(BackedUp {
         id: context.id.clone(),
-        lineage,
+        lineage: context.lineage.clone(),
         started_at: context.started_at,
         finished_at: head.finished_at,
         head,

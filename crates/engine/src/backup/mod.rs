@@ -8,8 +8,10 @@
 mod archiving;
 mod assemble;
 mod base;
+mod context;
 mod copy;
 mod finish;
+mod gather;
 mod lock;
 mod plan;
 mod rate;
