@@ -48,11 +48,11 @@ pub enum PathEnd {
         /// The gap's other side, if there is one.
         later: Option<WalSegment>,
     },
-    /// No good copy of this segment exists.
+    /// No good copy of this segment exists, or none could be read now.
     Bad {
         /// The segment.
         segment: WalSegment,
-        /// What is wrong with each copy.
+        /// What is wrong with each copy; `Unavailable` where a place did not answer.
         error: Error,
     },
     /// Valid records end here, in a segment that is there and whole: a crash, or an old primary's last segment.
@@ -120,8 +120,7 @@ impl Walked {
 /// Walks from a backup towards `target` on the timeline of `history`.
 ///
 /// # Errors
-/// `Unavailable`, `Denied` or `Refused` where a segment may be there but can't be read; `Conflict` where two different
-/// segments of one name can't be told apart.
+/// `Refused` where a segment is there and whole, but its signer is not trusted, or no identity opens it.
 pub async fn walk(
     engine: &Engine,
     archive: &Archive,
@@ -318,8 +317,8 @@ impl Source<'_> {
         let name = self.archive.object_name(&WalFile::Segment(segment.name()), hash)?;
         match open_wal(&self.stores, self.engine.opener(), self.engine.naming(), &name).await {
             Ok((header, content)) => Ok(Ok((header.facts, content))),
-            Err(why @ (Unread::Bad(_) | Unread::Absent)) => Ok(Err(why.into_error(&name))),
-            Err(why) => Err(why.into_error(&name)),
+            Err(why @ Unread::Refused(_)) => Err(why.into_error(&name)),
+            Err(why) => Ok(Err(why.into_error(&name))),
         }
     }
 }

@@ -107,11 +107,11 @@ fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreReque
     })
 }
 
-/// Somebody who could not look may succeed later; what is lost or bad stays refused.
+/// Where a place did not answer, trying again may help; what is lost, bad or closed to us is refused.
 fn refusal(archive: &Archive, timeline: TimelineId, message: String) -> Error {
     let found = archive.bad_histories.iter().find(|(bad, _)| *bad == timeline);
     match found.map(|(_, error)| error.kind()) {
-        Some(kind @ (ErrorKind::Unavailable | ErrorKind::Denied)) => Error::new(kind, message),
+        Some(ErrorKind::Unavailable) => Error::unavailable(message),
         _ => Error::refused(message),
     }
 }

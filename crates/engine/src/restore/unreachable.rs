@@ -1,7 +1,7 @@
 //! Says why a target can't be reached, and the nearest moments that can, on both sides.
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, Lsn, RecoveryTarget};
+use pgkeep_base::{Error, ErrorKind, Lsn, RecoveryTarget};
 
 use crate::catalogue::Backup;
 use crate::path::{PathEnd, Position, Walked};
@@ -68,7 +68,13 @@ pub fn before_first(target: &RecoveryTarget, first: Option<&Backup>) -> Error {
 pub fn past_end(target: &RecoveryTarget, walked: &Walked, next: Option<Moment>) -> Error {
     let consistent = walked.search.consistent().is_some();
     let before = walked.search.last().filter(|_| consistent).map(Moment::from);
-    let error = Error::refused(format!("{} can't be reached", describe(target))).detail(reason(walked));
+    let message = format!("{} can't be reached", describe(target));
+    let error = match &walked.end {
+        // Trying again may help.
+        PathEnd::Bad { error, .. } if error.kind() == ErrorKind::Unavailable => Error::unavailable(message),
+        _ => Error::refused(message),
+    };
+    let error = error.detail(reason(walked));
     error.hint(nearest(before, next, !consistent))
 }
 
@@ -104,7 +110,10 @@ pub fn reason(walked: &Walked) -> String {
             let why = error
                 .detail_text()
                 .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
-            format!("WAL segment {segment} is bad: {why}")
+            match error.kind() {
+                ErrorKind::Unavailable | ErrorKind::Denied => format!("WAL segment {segment} can't be read: {why}"),
+                _ => format!("WAL segment {segment} is bad: {why}"),
+            }
         }
         PathEnd::Invalid {
             at,
