@@ -7,18 +7,19 @@
 //! What was committed, when and where, is told by PostgreSQL (`pg_waldump`, `pg_xact_commit_timestamp`) and kept here,
 //! outside of every cluster: [`Life::path`] is what a restored one is compared with.
 
-use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use pgkeep_base::{Lsn, SegmentSize, TimelineId, WalSegment};
-use pgkeep_testkit::corrupt::objects_like;
-use pgkeep_testkit::fixture::{Shop, reachable};
-use pgkeep_testkit::{Cluster, Damage, Damaged, OsUser, Output, Run, Scratch, StopMode, wait};
+use pgkeep_testkit::fixture::Shop;
+use pgkeep_testkit::{Cluster, Run, StopMode, wait};
 
 use crate::shop;
+
+mod branch;
+
+pub use branch::{Branch, Copy, offered};
 
 /// Ids of transactions tell where they were committed: below this, before the failover.
 const LOST: i64 = 1000;
@@ -52,6 +53,8 @@ pub struct Life {
     commits: Vec<Commit>,
     /// Number and abort record of a transaction that was rolled back, between commits 5 and 6.
     pub aborted: (u32, Lsn),
+    /// Records on timeline 1 that end a segment early.
+    pub switches: Vec<Lsn>,
     /// Ids of the three backups: full, incremental, on timeline 2.
     pub backups: Vec<String>,
     /// Where timelines 1 and 2 were left.
@@ -85,6 +88,7 @@ fn live(major: u16) -> Life {
         backups,
         heir,
         forks: [fork_1; 2],
+        switches: Vec::new(),
         commits: Vec::new(),
         shop,
     };
@@ -152,6 +156,7 @@ fn fail_over(shop: &Shop, heir: &Cluster) -> Lsn {
     });
     assert_eq!(heir.sql("SELECT pg_promote(true, 60)"), "t", "{}", heir.log());
     commit(primary, [LOST + 1]);
+    primary.sql("SELECT pg_create_restore_point('gamma')");
     primary.archive_all();
     commit(primary, [LOST + 2]);
     primary.archive_all();
@@ -250,6 +255,12 @@ impl Life {
                 time: fields[2].parse().unwrap(),
             });
         }
+        if timeline == "1" {
+            let dump = ["-p", wal.to_str().unwrap(), "-s", &from, "-e", &to, "-r", "XLOG"];
+            let records = cluster.waldump(dump);
+            let switches = records.lines().filter(|line| line.contains("desc: SWITCH"));
+            self.switches = switches.filter_map(lsn_of).collect();
+        }
         if let Some(abort) = records
             .iter()
             .find(|record| record.xid == self.aborted.0 && !record.commit)
@@ -295,34 +306,13 @@ impl Life {
 
     /// A copy of configuration and repository, to be damaged.
     pub fn branch(&self) -> Branch {
-        let home = Scratch::new();
-        let from = self.shop.home();
-        let copy = |name: &str| {
-            let cp = Run::new("/bin/cp")
-                .args(["-al"])
-                .arg(from.join(name))
-                .arg(home.join(name));
-            cp.run().ok();
-        };
-        copy("repository");
-        for name in ["repository.toml", "signing.key", "identity.txt"] {
-            copy(name);
-        }
-        let toml = std::fs::read_to_string(self.shop.config_file()).unwrap();
-        let (old, new) = (from.path().to_str().unwrap(), home.path().to_str().unwrap());
-        home.file("pgkeep.toml", toml.replace(old, new));
-        let binary = reachable(env!("CARGO_BIN_EXE_pgkeep"));
-        Branch {
-            major: self.shop.cluster.major(),
-            binary,
-            home,
-        }
+        Branch::of(&self.shop)
     }
 
     /// Restores, and starts nothing.
     #[track_caller]
     pub fn restore(&self, options: &[&str]) -> Copy {
-        restore(self.shop.cluster.major(), |args| self.shop.run(args), options)
+        branch::restore(self.shop.cluster.major(), |args| self.shop.run(args), options)
     }
 
     /// Compares a running cluster with the ids that it must hold, no more and no less.
@@ -335,139 +325,6 @@ impl Life {
         let sum = |rest: i64| expected.iter().filter(|id| **id % 7 == rest).sum::<i64>();
         let line = |rest| format!("{}|{rest}|{sum}|{sum}", BULK / 7, sum = sum(rest));
         assert_eq!(bulk.lines().collect::<Vec<_>>(), (0..7).map(line).collect::<Vec<_>>());
-    }
-}
-
-/// A repository of one's own, with the configuration that names it.
-pub struct Branch {
-    major: u16,
-    binary: PathBuf,
-    home: Scratch,
-}
-
-impl Branch {
-    /// Runs pgkeep with this configuration, as the user that owns the cluster.
-    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
-        self.bare().args(["--config", &self.config()]).args(args)
-    }
-
-    /// Runs pgkeep without naming a configuration.
-    pub fn bare(&self) -> Run {
-        Run::new(&self.binary)
-            .env("HOME", self.home.path())
-            .as_user(OsUser::unprivileged())
-    }
-
-    /// Its configuration file.
-    pub fn config(&self) -> String {
-        self.home.join("pgkeep.toml").display().to_string()
-    }
-
-    /// The directory of its repository.
-    pub fn repository(&self) -> PathBuf {
-        self.home.join("repository/main")
-    }
-
-    /// The directory of all its WAL.
-    pub fn wal_directory(&self) -> PathBuf {
-        self.repository().join("wal")
-    }
-
-    /// The largest segment number that a timeline has.
-    pub fn last_number(&self, timeline: u32) -> u64 {
-        let names = objects_like(&self.wal_directory(), &format!("/{timeline:08X}/{timeline:08X}0"));
-        let number = |name: &String| {
-            let name = name.rsplit('/').next().unwrap();
-            // 1 MiB segments: 4096 to each 4 GiB.
-            u64::from_str_radix(&name[8..16], 16).unwrap() * 4096 + u64::from_str_radix(&name[16..24], 16).unwrap()
-        };
-        names.iter().map(number).max().unwrap()
-    }
-
-    /// The one object whose name ends in `name` and a hash.
-    #[track_caller]
-    pub fn object(&self, name: &str) -> String {
-        let mut names = objects_like(&self.repository(), &format!("/{name}-"));
-        assert_eq!(names.len(), 1, "{names:?}");
-        names.remove(0)
-    }
-
-    /// Damages the one object of a WAL file.
-    #[track_caller]
-    pub fn damage(&self, name: &str, damage: Damage) -> Damaged {
-        Damaged::new(&self.repository(), &self.object(name), damage)
-    }
-
-    /// Removes the one object of a WAL file for good.
-    #[track_caller]
-    pub fn remove(&self, name: impl std::fmt::Display) {
-        self.damage(&name.to_string(), Damage::Delete).keep();
-    }
-
-    /// Restores, and starts nothing.
-    #[track_caller]
-    pub fn restore(&self, options: &[&str]) -> Copy {
-        restore(self.major, |args| self.run(args), options)
-    }
-
-    /// A restore that must be refused with `code`, before anything is touched; gives what it said.
-    #[track_caller]
-    pub fn refuse(&self, code: i32, options: &[&str]) -> Output {
-        let scratch = Scratch::new();
-        let target = scratch.join("data");
-        let run = self.run(["restore", "--into"]).arg(&target).args(options);
-        let output = run.run().expect(code);
-        assert!(!target.exists(), "{output}");
-        output
-    }
-}
-
-#[track_caller]
-fn restore(major: u16, run: impl Fn([&str; 2]) -> Run, options: &[&str]) -> Copy {
-    let scratch = Scratch::new();
-    let target = scratch.join("data");
-    run(["restore", "--into"]).arg(&target).args(options).run().ok();
-    Copy {
-        cluster: Cluster::adopt_dir(major, target),
-        _scratch: scratch,
-    }
-}
-
-/// A restored cluster, removed when dropped.
-pub struct Copy {
-    cluster: Cluster,
-    _scratch: Scratch,
-}
-
-impl Copy {
-    /// Starts it and waits until it is open for writing.
-    #[track_caller]
-    pub fn opened(mut self) -> Copy {
-        self.start();
-        self.wait_recovered();
-        self
-    }
-
-    /// Starts it and waits until replay has paused.
-    #[track_caller]
-    pub fn paused(mut self) -> Copy {
-        self.start();
-        self.wait_paused();
-        self
-    }
-}
-
-impl Deref for Copy {
-    type Target = Cluster;
-
-    fn deref(&self) -> &Cluster {
-        &self.cluster
-    }
-}
-
-impl DerefMut for Copy {
-    fn deref_mut(&mut self) -> &mut Cluster {
-        &mut self.cluster
     }
 }
 
@@ -489,6 +346,12 @@ fn backup(run: Run) -> String {
     json["id"].as_str().expect("a backup has an id").to_owned()
 }
 
+/// Where the record of a line of `pg_waldump` begins.
+fn lsn_of(line: &str) -> Option<Lsn> {
+    let rest = &line[line.find("lsn:")? + 4..];
+    rest.split(',').next()?.trim().parse().ok()
+}
+
 /// A line of `pg_waldump` about a transaction's end.
 struct Record {
     xid: u32,
@@ -502,7 +365,7 @@ impl Record {
             let rest = &line[line.find(from)? + from.len()..];
             Some(rest[..rest.find(to)?].trim())
         };
-        let (start, what) = (between("lsn:", ",")?.parse().ok()?, &line[line.find("desc:")? + 5..]);
+        let (start, what) = (lsn_of(line)?, &line[line.find("desc:")? + 5..]);
         let word = what.split_whitespace().next()?;
         let xid = match word {
             "COMMIT" | "ABORT" => between("tx:", ",")?,
