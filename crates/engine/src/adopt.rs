@@ -280,8 +280,11 @@ struct Restarter {
 
 impl Restarter {
     fn new(data_directory: &Path, major: PgMajor, configured: Option<&Path>) -> Result<Restarter> {
+        // The very programs that run it, else those of its major.
+        let running = is_running(data_directory)?.and_then(|postmaster| postmaster.program_dir());
         let mut search = Search::new(Purpose::Server, Some(major));
         search.configured = configured;
+        search.server_bindir = running.as_deref();
         Ok(Restarter {
             binaries: search.find()?,
             account: Account::for_data_directory(data_directory)?,
