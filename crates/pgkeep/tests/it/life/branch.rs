@@ -54,6 +54,11 @@ impl Branch {
             .as_user(OsUser::unprivileged())
     }
 
+    /// What any other program can run.
+    pub fn command_line(&self) -> String {
+        format!("{} --config {}", self.binary.display(), self.config())
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> String {
         self.home.join("pgkeep.toml").display().to_string()
