@@ -1,4 +1,4 @@
-//! A flipped bit and a missing segment: what can't be recovered must be refused, before anything is touched.
+//! A flipped byte and a missing segment: what can't be recovered must be refused, before anything is touched.
 //!
 //! Invariant: the archive is hurt by hand, and everything after that is the product's own doing: its refusal, its
 //! diagnosis, and its claim how far recovery is possible, which is put to the test. Whatever happens, the archive is
@@ -18,7 +18,7 @@ use super::stage::{Stage, Told, unproven};
 /// Exit codes of a refusal: refused before anything was changed, or bad content.
 const REFUSALS: [i32; 2] = [4, 8];
 
-/// A bit of an archived segment is flipped.
+/// A byte of an archived segment is changed by a bit.
 pub async fn flipped_byte(stage: &mut Stage) -> Result<Told> {
     let victim = victim(stage, Which::Middle)?;
     let hurt = Hurt::flip(&victim.object)?;
@@ -26,7 +26,7 @@ pub async fn flipped_byte(stage: &mut Stage) -> Result<Told> {
     let said = refused(stage, &victim.segment, hurt).await?;
     Ok(Told {
         what: format!(
-            "one bit of WAL segment {} flipped: refused, until it was mended",
+            "one byte of WAL segment {} changed by a bit: refused, until it was mended",
             victim.segment.name()
         ),
         said,
