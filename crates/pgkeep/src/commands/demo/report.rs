@@ -109,7 +109,7 @@ impl View for Report {
             false => page.line(format!("Something failed, after {seconds:.1} s.")),
         }
         let Some(kept) = &self.kept else { return };
-        page.line("Everything is still there, and both servers run:");
+        page.line("Everything is still there, and what was started still runs:");
         for Look { what, command } in kept {
             page.line(format!("  {what:<17} {command}"));
         }
