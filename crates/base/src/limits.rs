@@ -1,4 +1,4 @@
-//! The named bounds on memory, queues and retries (promise P7). None grows with the size of a database.
+//! The named bounds on memory, queues and retries. None grows with the size of a database.
 
 use crate::size::ByteSize;
 

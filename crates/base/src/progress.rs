@@ -1,4 +1,4 @@
-//! What an operation tells while it runs. The engine emits, the binary and the agent show; neither knows the other.
+//! What an operation tells while it runs. The engine emits, the binary shows; neither knows the other.
 
 use std::fmt::Debug;
 

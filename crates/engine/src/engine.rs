@@ -1,4 +1,7 @@
 //! The value that every operation works with: a [`Setup`] and what follows from it.
+//!
+//! Invariant: the keys are fixed when the engine is made: one set of recipients, signers and identities for everything
+//! that it does. This host's own signing key is always trusted.
 
 use std::sync::Arc;
 

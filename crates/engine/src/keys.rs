@@ -1,4 +1,6 @@
 //! `keys check`: proves that the identity at hand opens what this repository seals.
+//!
+//! Invariant: proven by opening what is stored (the genesis, the newest backup's manifest), not by comparing keys.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Operations on clusters and repositories: the library behind the binary and the agent.
+//! Operations on clusters and repositories: the library behind the binary.
 //!
 //! Invariants: nothing here prints, reads the environment or reads configuration files (a [`Setup`] comes assembled);
 //! time comes from [`pgkeep_base::Clock`] only. What replaces, deletes or starts something is a `plan` (reads, changes

@@ -1,4 +1,6 @@
 //! `mark`: a restore point whose WAL is durable when the command returns.
+//!
+//! Invariant: success means that the segment with the restore point is in every required place: `backup::Archiving`.
 
 use std::sync::Arc;
 

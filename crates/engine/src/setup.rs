@@ -1,4 +1,6 @@
 //! What an operation needs to know, assembled by whoever calls: the binary from its configuration, a library user by hand.
+//!
+//! Invariant: the engine learns of the world only through this; [`Setup::validate`] refuses what makes no sense.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ pub struct Place {
     pub name: String,
     /// Where the bytes rest.
     pub store: Arc<dyn Store>,
-    /// Success is reported only when this place has the bytes (promise P1).
+    /// Success is reported only when this place has the bytes.
     pub required: bool,
 }
 

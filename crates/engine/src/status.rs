@@ -1,6 +1,6 @@
 //! `status`: am I safe, to which moments can I return, is it proven.
 //!
-//! Invariant (P5): computed from what storage can restore now, never from job history. What can't be known is
+//! Invariant: computed from what storage can restore now, never from job history. What can't be known is
 //! `unknown`, which is not green; what was never proven is `warn`.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Claims about finding PostgreSQL's programs, on machines made of directories and scripts.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

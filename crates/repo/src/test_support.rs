@@ -175,7 +175,7 @@ impl Store for Place {
     }
 }
 
-/// Runs a future of a test, and proves that it may be sent to another thread, as the agent will.
+/// Runs a future of a test, and proves that it may be sent to another thread, as a multi-threaded caller will.
 pub fn run<T: Send>(future: impl Future<Output = T> + Send) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,6 @@
 //! What stays the same while one backup runs.
+//!
+//! Only `gather` changes it, once: optional places that lack what is reused leave `places` before the first pack.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! Checks everything that a backup needs, and changes nothing.
+//!
+//! Invariant: making a plan writes nothing, except that the local state takes note of the lineage (`wal::lineage`).
+//! What is refused here is refused before the server is put into backup mode; `run` takes it from there.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;

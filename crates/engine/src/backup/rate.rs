@@ -1,4 +1,6 @@
 //! Holds reading to a rate.
+//!
+//! Invariant: all workers together stay below the rate, whatever their number; who waits holds no lock.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

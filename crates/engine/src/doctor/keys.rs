@@ -1,6 +1,6 @@
 //! Keys: is everything sealed, to whom, who can open it, and do the files lie where only the right ones read them.
 //!
-//! Invariant (P4): a database host needs no identity; one that lies there is advice, even where it opens everything.
+//! Invariant: a database host needs no identity; one that lies there is advice, even where it opens everything.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! What a restore left behind: recovery settings that outlived their recovery, and a copy that nobody adopted.
+//!
+//! Invariant: settings count as left over only while their file still says so, and nothing is removed here: the fix is
+//! printed. Who removes them: `pgkeep_pg::settings::finish_recovery` and `adopt`.
 
 use pgkeep_pg::settings::guc::SettingsFile;
 use pgkeep_pg::settings::{AUTO_CONF, BlockState, Purpose, RECOVERY_SIGNAL, STANDBY_SIGNAL, find_block};

@@ -1,4 +1,7 @@
 //! This host: configuration file, local state, PostgreSQL's programs, and which clusters it knows by which identifier.
+//!
+//! Invariant: nothing is made or changed, not even the local state that is looked at: a `sudo pgkeep doctor` must not
+//! leave files behind that the server's user can't write.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

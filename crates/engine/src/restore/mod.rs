@@ -1,8 +1,8 @@
 //! Restore: put files back, and let PostgreSQL recover to a moment.
 //!
 //! Invariants: nothing is touched before the plan says that the target can be reached; nothing is written outside of
-//! the target directory and the mapped tablespaces; `pg_control` is written last. `select` chooses the backup,
-//! `resolve` the stop, `plan` is the value that is shown and then run.
+//! the target directory and the mapped tablespaces; `pg_control` is written last. `resolve` chooses
+//! the backup and the stop, `plan` is the value that is shown and then run.
 
 pub mod files;
 pub mod layout;

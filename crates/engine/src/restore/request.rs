@@ -1,4 +1,6 @@
 //! What was asked of a restore.
+//!
+//! Defaults that follow from other parts of the request (action, archiving) are decided here and nowhere else.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,7 @@
 //! Runs a restore's plan: files, settings, and (with `--start`) recovery.
+//!
+//! Invariant: whatever fails, the directory can't be started before everything is in place: `files` has the settings
+//! written before `pg_control`, which comes last. Starting is a step of its own, in `start`.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,6 @@
 //! What this host pushed to the WAL archive, and the lineages that it knows.
+//!
+//! Invariant: a row says what was durable when it was written. It proves a push, never that the object is still there.
 
 use jiff::Timestamp;
 use pgkeep_base::{ClusterName, Result, SystemId, TimelineId};

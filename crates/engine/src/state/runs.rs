@@ -1,4 +1,6 @@
 //! What this host did, and the heads that it wrote.
+//!
+//! Invariant: job history informs people; no verdict on what can be restored is computed from it.
 
 use jiff::Timestamp;
 use pgkeep_base::{BackupId, ClusterName, Result};

@@ -1,4 +1,4 @@
-//! What `wal fetch` answers PostgreSQL: the table of the WAL contract, as a function.
+//! What `wal fetch` answers PostgreSQL: the whole table, as a function.
 //!
 //! PostgreSQL takes every exit from 1 to 125 of `restore_command` as "end of archive" and opens the database; above
 //! that it stops with FATAL. So 1 is for what is proven to lie outside of the recovery, 255 for everything that
@@ -88,7 +88,7 @@ pub fn answer(asked: Asked, found: Found) -> Answer {
 mod tests {
     use super::*;
 
-    /// Aim: every cell of the table in the WAL contract. Method: the table, written out.
+    /// Aim: every cell of the table. Method: the table, written out.
     #[test]
     fn every_cell_of_the_contract() {
         let rows = [

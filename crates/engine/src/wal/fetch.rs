@@ -1,6 +1,6 @@
 //! `wal fetch`: gives PostgreSQL one file of the archive, or tells it that there is none.
 //!
-//! Invariant (P2): the answer follows the table in `answer`; "the archive ends here" is said only where that can't
+//! Invariant: the answer follows the table in `answer`; "the archive ends here" is said only where that can't
 //! lose data. A file is verified before PostgreSQL sees it under the name that it asked for.
 
 use std::path::{Path, PathBuf};

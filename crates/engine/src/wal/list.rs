@@ -1,4 +1,6 @@
 //! `wal list`: which segments are archived, timeline by timeline.
+//!
+//! Invariant: from listings alone, without an identity: that a segment is listed does not prove that it is good.
 
 use pgkeep_base::{ClusterName, ErrorKind, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_repo::catalogue::lineages;

@@ -1,7 +1,7 @@
 //! The WAL archive: taking segments in, giving them out, and saying what is there.
 //!
 //! Invariants: `push` succeeds only when every required place has the bytes durably; `fetch` hands PostgreSQL only
-//! verified content, and says "end of archive" only where that can't lose data (design: WAL contract).
+//! verified content, and says "end of archive" only where that can't lose data: `answer` has the table.
 
 pub mod answer;
 pub mod fetch;

@@ -1,6 +1,6 @@
 //! `wal push`: takes one file from PostgreSQL's archiver into every place.
 //!
-//! Invariant (P1): `Ok` is returned only when every required place has the bytes durably under a name that proves
+//! Invariant: `Ok` is returned only when every required place has the bytes durably under a name that proves
 //! them. The local state only ever adds refusals; it never turns a write into a "was there already", and its loss or
 //! damage does not stop archiving.
 

@@ -1,3 +1,5 @@
+//! Claims about connection parameters: what a string, the environment and files add up to, without a server.
+
 use super::*;
 
 fn environment(pairs: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<String> {

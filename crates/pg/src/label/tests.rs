@@ -1,4 +1,4 @@
-//! Tests of labels and maps; real ones are read in `tests/files.rs`.
+//! Tests of labels and maps; real ones are read in `tests/files/`.
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Claims about reading WAL, on segments written by a small writer of our own; real ones are in `tests/wal.rs`.
+//! Claims about reading WAL, on segments written by a small writer of our own; real ones are in `tests/wal/`.
 
 mod corruption;
 mod facts;

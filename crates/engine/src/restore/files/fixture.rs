@@ -407,7 +407,7 @@ impl Store for Hooked {
     }
 }
 
-/// Runs a future of a test, and proves that it may be sent to another thread, as the agent will.
+/// Runs a future of a test, and proves that it may be sent to another thread, as a multi-threaded caller will.
 pub fn run<T>(future: impl Future<Output = T> + Send) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

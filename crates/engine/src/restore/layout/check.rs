@@ -1,4 +1,6 @@
 //! Looks at the places of a layout and refuses what a restore must not touch.
+//!
+//! Invariant: looking changes nothing, and what can't be looked at is an error, never taken for free.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
