@@ -104,13 +104,13 @@ mod tests {
             ("PGKEEP_CLUSTER__SHOP__OBJECTIVES__RPO", "5 minutes"),
             ("PGKEEP_STATE_DIR", "state"),
         ]);
-        let config = load(None, &environment, Path::new("/work")).unwrap();
+        let config = load(None, &environment, Path::new("/srv/here")).unwrap();
         assert!(config.depends_on_environment());
-        let text = config.to_portable_text(Path::new("/work")).unwrap();
+        let text = config.to_portable_text(Path::new("/srv/here")).unwrap();
         assert!(!text.contains("geheim"), "{text}");
         let again = of_text(Path::new("/data/.pgkeep/pgkeep.toml"), &text).unwrap();
         assert!(!again.depends_on_environment());
-        assert_eq!(again.state_dir, Path::new("/work/state"));
+        assert_eq!(again.state_dir, Path::new("/srv/here/state"));
         assert_eq!(again.repository_file, Path::new("/etc/pgkeep/repository.toml"));
         let required = |config: &crate::config::Config| {
             let mut all: Vec<_> = config

@@ -10,7 +10,7 @@ fn load_text(text: &str, environment: &Environment) -> Result<Config> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pgkeep.toml");
     fs::write(&path, text).unwrap();
-    load(Some(&path), environment, Path::new("/work"))
+    load(Some(&path), environment, Path::new("/srv/here"))
 }
 
 const SMALL: &str = "[repository.main]\nurl = \"file:///srv/backups\"\n[cluster.shop]\n";
@@ -38,10 +38,10 @@ fn relative_paths_belong_to_the_file_or_to_the_working_directory() {
         config.signing_key_file,
         config.file.as_deref().unwrap().with_file_name("keys/s")
     );
-    assert_eq!(config.state_dir, Path::new("/work/state"));
+    assert_eq!(config.state_dir, Path::new("/srv/here/state"));
     assert_eq!(
         config.identity_file.as_deref(),
-        Some(Path::new("/work/id.txt")),
+        Some(Path::new("/srv/here/id.txt")),
         "the short variable wins"
     );
 }
