@@ -169,7 +169,8 @@ fn options(request: &StartRequest) -> Result<StartOptions> {
         None => free_port()?,
     };
     let log = directory.join(OWN_DIRECTORY).join(LOG);
-    Ok(StartOptions::new(directory, sockets, port, &log))
+    // The copy keeps the source's pg_hba.conf: with `trust` in it, everybody on this host could get in.
+    Ok(StartOptions::new(directory, sockets, port, &log).set("unix_socket_permissions", "0700"))
 }
 
 fn find_binaries(request: &StartRequest, environment: &Environment) -> Result<Binaries> {
