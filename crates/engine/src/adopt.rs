@@ -1,8 +1,8 @@
 //! `adopt`: makes a restored cluster a protected one again.
 //!
-//! A restored copy does not archive, so that it can't pollute its source's archive. Adopting it archives the history
-//! of its timeline, leaves a timeline number that other content has taken in the archive meanwhile (two copies that
-//! were promoted pick the same number), turns archiving on, and takes a backup.
+//! A restored copy does not archive, so that it can't pollute its source's archive. Adopting it leaves a timeline
+//! number that other content has taken in the archive meanwhile (two copies that were promoted pick the same number),
+//! turns archiving on, archives the history of its timeline, and takes a backup.
 //!
 //! Invariant: archiving is turned on only on a timeline that is this cluster's alone.
 
@@ -140,9 +140,10 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
             }
         }
     }
+    // A whole segment of which this cluster has written only a part so far is somebody else's.
     let ahead = archive
         .last_number(facts.timeline)
-        .filter(|last| *last > facts.wal_segment_size.number_of(facts.wal_lsn));
+        .filter(|last| *last >= facts.wal_segment_size.number_of(facts.wal_lsn));
     Ok(ahead.map(|_| {
         format!(
             "the archive of timeline {} goes on past where this cluster is",
