@@ -1,4 +1,6 @@
 //! Where recovery shall stop: PostgreSQL's `recovery_target_*` settings as a value.
+//!
+//! What a target means for a record is decided in one place, as PostgreSQL decides it: `engine::path::search`.
 
 use jiff::Timestamp;
 

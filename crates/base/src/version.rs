@@ -1,4 +1,6 @@
 //! The majors of PostgreSQL that pgkeep knows.
+//!
+//! Invariant: a [`PgMajor`] is a supported one; whatever else a server or a file says is refused where it is read.
 
 use std::fmt;
 

@@ -1,4 +1,6 @@
 //! The kinds of file that PostgreSQL hands to `archive_command` and asks of `restore_command`.
+//!
+//! Invariant: a name that is none of these belongs to no archive, and is neither pushed nor fetched.
 
 use std::fmt;
 

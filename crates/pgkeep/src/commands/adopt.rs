@@ -1,4 +1,6 @@
 //! `pgkeep adopt DIR|CONNINFO`: makes a restored cluster a protected one again.
+//!
+//! Invariant: `--dry-run` shows the plan that a run would follow. What happens: `pgkeep_engine::adopt`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! `pgkeep backup`: a base backup of a running cluster.
+//!
+//! Invariant: a backup that exists but is impaired (an optional repository missed, bad pages) ends with 3, never with 0.
+//! What happens: `pgkeep_engine::backup`.
 
 use std::collections::BTreeMap;
 

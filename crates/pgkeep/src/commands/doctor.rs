@@ -1,4 +1,7 @@
 //! `pgkeep doctor`: is this set up right? Each check with its evidence and its fix.
+//!
+//! Invariant: without `--probe` nothing is written to a repository; advice never changes the exit code. The checks:
+//! `pgkeep_engine::doctor`, and for people docs/guide/doctor.md.
 
 use std::collections::BTreeMap;
 
