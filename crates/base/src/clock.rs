@@ -1,7 +1,7 @@
 //! Time as a dependency: no room but this one asks the operating system what time it is.
 //!
-//! Invariant: times that are stored, signed or compared with stored ones come from a [`Clock`] that was handed in. How long
-//! something may take is measured by the monotonic clock, where it is waited for.
+//! Invariant: times that are stored, signed or compared with stored ones come from a [`Clock`] that was handed in.
+//! How long something may take is measured by the monotonic clock, where it is waited for.
 
 use jiff::Timestamp;
 

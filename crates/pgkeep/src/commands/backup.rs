@@ -1,6 +1,6 @@
 //! `pgkeep backup`: a base backup of a running cluster.
 //!
-//! Invariant: a backup that exists but is impaired (an optional repository missed, bad pages) ends with 3, never with 0.
+//! Invariant: a backup that exists but is impaired (an optional repository missed, bad pages) ends with 3, not 0.
 //! What happens: `pgkeep_engine::backup`.
 
 use std::collections::BTreeMap;
