@@ -1,36 +1,30 @@
-//! What this host may reuse: the cache of its last finished backup, and the journal of one that was interrupted since.
+//! What this host may reuse: the cache of its last finished backup, and the journals of those interrupted since.
 //!
 //! Invariant (docs/format.md, "Reuse"): only packs sealed to exactly the current recipients, present in every place
-//! that is required, and younger than the horizon. Whatever is doubtful is no base: the backup then stores more.
+//! that this backup will be in, and young: named by a head within the horizon, or stored within the length of a lease.
+//! Whatever is doubtful is no base: the backup then stores more. Which files these are: `journals`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use jiff::{SignedDuration, Timestamp};
 use pgkeep_base::BackupId;
 use pgkeep_repo::digest::Digest;
 use pgkeep_repo::lease::LEASE_DURATION;
+use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::packlist::PackInfo;
 use pgkeep_repo::paths::DataPath;
 use pgkeep_repo::reuse::{BlockRecord, NoCache, Piece, ReuseReader, ReuseStart};
 use pgkeep_store::ObjectName;
 
+use super::journals::{self, cache_path};
 use crate::engine::Engine;
-
-/// Files of the reuse directory.
-pub fn cache_path(directory: &Path) -> PathBuf {
-    directory.join("cache")
-}
-
-/// The journal of the run in progress, or of one that was interrupted.
-pub fn journal_path(directory: &Path) -> PathBuf {
-    directory.join("journal")
-}
 
 /// The sources that a backup reuses from, newest first.
 #[derive(Default)]
 pub struct Base {
     sources: Mutex<Vec<ReuseReader>>,
+    now: Timestamp,
     /// The finished backup among them.
     pub backup: Option<BackupId>,
     /// The places that have everything that may be reused; `None` where nothing is.
@@ -42,38 +36,40 @@ pub struct Base {
 impl Base {
     /// Opens what may be reused by a run that would begin with `start`.
     pub fn open(engine: &Engine, directory: &Path, start: &ReuseStart, full: bool) -> Base {
-        let mut base = Base::default();
+        let mut base = Base {
+            now: engine.now(),
+            ..Base::default()
+        };
         if full {
             base.notes.push("everything is stored anew, as asked".to_owned());
             return base;
         }
-        let now = engine.now();
-        base.add_journal(engine, ReuseReader::open_journal(&journal_path(directory)), start, now);
-        base.add_cache(engine, ReuseReader::open(&cache_path(directory)), start, now);
+        base.add_cache(engine, ReuseReader::open(&cache_path(directory)), start);
+        for (reader, missed) in journals::open_all(directory) {
+            base.add_journal(reader, &missed, start);
+        }
+        // Journals are newer than the cache.
+        base.sources.get_mut().expect("nobody else has it yet").reverse();
         base
     }
 
-    fn add_journal(
-        &mut self,
-        engine: &Engine,
-        opened: Result<ReuseReader, NoCache>,
-        start: &ReuseStart,
-        now: Timestamp,
-    ) {
-        let Ok(reader) = opened else { return };
+    /// Not used where that would cost a place its head, which only a full backup could give back.
+    fn add_journal(&mut self, reader: ReuseReader, missed: &[String], start: &ReuseStart) {
         let theirs = reader.start();
-        let too_old = now.duration_since(theirs.started_at) >= LEASE_DURATION;
-        if too_old || !fits(theirs, start) || !covers_required(engine, &theirs.places) {
+        if self.now.duration_since(theirs.started_at) >= LEASE_DURATION || !fits(theirs, start) {
             return;
         }
-        self.notes.push(format!(
-            "what the interrupted backup {} stored is reused",
-            theirs.backup
-        ));
-        self.take(reader, None);
+        let has = |place: &String| theirs.places.contains(place) && !missed.contains(place);
+        let wanted = self.places.get_or_insert_with(|| start.places.clone());
+        if wanted.iter().all(has) {
+            let id = &theirs.backup;
+            self.notes
+                .push(format!("what the interrupted backup {id} stored is reused"));
+            self.sources.get_mut().expect("nobody else has it yet").push(reader);
+        }
     }
 
-    fn add_cache(&mut self, engine: &Engine, opened: Result<ReuseReader, NoCache>, start: &ReuseStart, now: Timestamp) {
+    fn add_cache(&mut self, engine: &Engine, opened: Result<ReuseReader, NoCache>, start: &ReuseStart) {
         let reader = match opened {
             Ok(reader) => reader,
             Err(NoCache::Absent) => return self.notes.push("this host has no earlier backup to reuse".to_owned()),
@@ -82,7 +78,7 @@ impl Base {
         let theirs = reader.start();
         let Some(end) = reader.end() else { return };
         let horizon: SignedDuration = engine.setup().repository.reuse_horizon;
-        let why = if now.duration_since(end.finished_at) >= horizon {
+        let why = if self.now.duration_since(end.finished_at) >= horizon {
             Some("is older than the reuse horizon")
         } else if !fits(theirs, start) {
             Some("has other recipients, or is of another repository or cluster")
@@ -97,20 +93,11 @@ impl Base {
                 theirs.backup
             )),
             None => {
-                let (id, places) = (theirs.backup.clone(), end.places.clone());
-                self.backup = Some(id);
-                self.take(reader, Some(places));
+                self.backup = Some(theirs.backup.clone());
+                self.places = Some(end.places.clone());
+                self.sources.get_mut().expect("nobody else has it yet").push(reader);
             }
         }
-    }
-
-    fn take(&mut self, reader: ReuseReader, places: Option<Vec<String>>) {
-        let places = places.unwrap_or_else(|| reader.start().places.clone());
-        self.places = Some(match self.places.take() {
-            None => places,
-            Some(known) => known.into_iter().filter(|place| places.contains(place)).collect(),
-        });
-        self.sources.get_mut().expect("nobody else has it yet").push(reader);
     }
 
     /// The piece of a file at this place, from the newest source that has it. Ask in the order of the manifest.
@@ -130,12 +117,16 @@ impl Base {
         self.lock().iter().find_map(|source| source.pack(name).cloned())
     }
 
-    /// Whether a pack may be referred to: it is known, and enough of it is still needed.
+    /// Whether a pack may be referred to: it is known, enough of it is still needed, and no sweep can take it.
+    ///
+    /// What only a journal knows is named by no head; interrupted runs that reuse from each other could carry it on
+    /// for ever, so its own age counts.
     pub fn may_reuse(&self, name: &ObjectName) -> bool {
-        self.lock()
-            .iter()
-            .find_map(|source| source.pack(name))
-            .is_some_and(|pack| !pack.is_mostly_dead())
+        let young =
+            || Lineage::of_pack(name).is_ok_and(|(_, id, _)| self.now.duration_since(id.time()) < LEASE_DURATION);
+        let sources = self.lock();
+        let mut knowing = sources.iter().filter_map(|source| Some((source, source.pack(name)?)));
+        knowing.any(|(source, pack)| !pack.is_mostly_dead() && (source.end().is_some() || young()))
     }
 
     /// Why the rest of a source could not be used, if that happened.

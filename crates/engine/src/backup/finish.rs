@@ -19,10 +19,10 @@ use pgkeep_repo::seal::SealedObject;
 
 use super::BackedUp;
 use super::assemble::{Assembler, Counts, inline_entry};
-use super::base::cache_path;
 use super::context::Context;
 use super::copy::CopyTask;
 use super::gather::Copied;
+use super::journals::{cache_path, forget_all};
 use crate::state::HeadRecord;
 
 /// What is known when the server has left backup mode.
@@ -335,9 +335,11 @@ fn keep_cache(
         head: signed.blake3,
         places: places.to_vec(),
     };
-    if let Err(error) = journal.finish(&end, packs, &cache_path(&context.reuse_directory)) {
-        context
+    let directory = &context.reuse_directory;
+    match journal.finish(&end, packs, &cache_path(directory)) {
+        Ok(()) => forget_all(directory, &context.id),
+        Err(error) => context
             .engine
-            .note(format!("the next backup will store everything anew: {error}"));
+            .note(format!("the next backup will store everything anew: {error}")),
     }
 }

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::assemble::{Assembler, Outlets};
-use super::base::{Base, journal_path};
+use super::base::Base;
 use super::context::Context;
 use super::copy::{self, CopyTask};
+use super::journals::{forget_short, journal_path, missed_path};
 use super::rate::Rate;
 use super::upload::{Places, upload};
 use crate::owners::Owners;
@@ -50,6 +51,10 @@ pub(super) async fn gather(
     ));
     base.notes.iter().for_each(|note| context.engine.note(note.clone()));
     context.places = leave_out_lagging(context, &base);
+    let start = ReuseStart {
+        places: names_of(&context.places),
+        ..start
+    };
     let task = Arc::new(CopyTask {
         data_dir,
         base,
@@ -80,21 +85,25 @@ fn reuse_start(context: &Context, block_bytes: u32) -> ReuseStart {
 
 /// Optional places that lack what is reused get nothing of this backup: their head would name what is not there.
 fn leave_out_lagging(context: &Context, base: &Base) -> Arc<Places> {
-    let Some(complete) = &base.places else {
-        return Arc::clone(&context.places);
-    };
     let mut missed = context.places.missed();
+    let all = names_of(&context.places);
+    let complete = base.places.as_ref().unwrap_or(&all);
     for place in context
         .engine
         .places()
         .iter()
-        .filter(|place| !complete.contains(&place.name))
+        .filter(|place| all.contains(&place.name) && !complete.contains(&place.name))
     {
         let why = "it lacks earlier packs that this backup refers to; `pgkeep backup --full` stores everything there"
             .to_owned();
         missed.push((place.name.clone(), why));
     }
-    Arc::new(Places::new(context.engine.places().to_vec(), missed))
+    let places = Places::new(context.engine.places().to_vec(), missed);
+    Arc::new(places.noting_missed_in(missed_path(&context.reuse_directory, &context.id)))
+}
+
+fn names_of(places: &Places) -> Vec<String> {
+    places.standing().into_iter().map(|place| place.name).collect()
 }
 
 async fn copy_all(
@@ -133,7 +142,8 @@ fn assembler(
     packs: mpsc::Sender<pgkeep_repo::pack::ClosedPack>,
 ) -> Assembler {
     let engine = &context.engine;
-    let journal = ReuseWriter::create(&journal_path(&context.reuse_directory), start)
+    forget_short(&context.reuse_directory);
+    let journal = ReuseWriter::create(&journal_path(&context.reuse_directory, &context.id), start)
         .inspect_err(|error| engine.note(format!("the next backup will store everything anew: {error}")))
         .ok();
     let writer = PackWriter::new(engine.sealer().clone(), context.lineage.clone(), context.id.clone());

@@ -12,6 +12,7 @@ mod context;
 mod copy;
 mod finish;
 mod gather;
+mod journals;
 mod lock;
 mod plan;
 mod rate;

@@ -3,16 +3,18 @@
 //! Invariant: a pack counts as durable once every required place has it. An optional place that fails once is out for
 //! the rest of the run, and gets no head.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pgkeep_base::limits::PACKS_IN_FLIGHT;
-use pgkeep_base::{Error, Result};
+use pgkeep_base::{Error, Result, ResultExt};
 use pgkeep_repo::pack::{ClosedPack, PackWatermark};
 use pgkeep_store::{Created, ObjectName, Payload};
 use tokio::sync::mpsc;
 
+use super::journals::note_missed;
 use crate::setup::Place;
 
 /// How far uploads have come; shared with the assembler, which releases the journal by it.
@@ -51,6 +53,7 @@ impl Durable {
 pub struct Places {
     all: Vec<Place>,
     missed: Mutex<Vec<(String, String)>>,
+    note_to: Option<PathBuf>,
 }
 
 impl Places {
@@ -59,6 +62,15 @@ impl Places {
         Places {
             all,
             missed: Mutex::new(missed),
+            note_to: None,
+        }
+    }
+
+    /// The same, noting places that drop out in this file, beside the journal of the run.
+    pub fn noting_missed_in(self, path: PathBuf) -> Places {
+        Places {
+            note_to: Some(path),
+            ..self
         }
     }
 
@@ -88,13 +100,17 @@ impl Places {
                 Err(error) if place.required => {
                     return Err(error.during(format!("store {name} in repository \"{}\"", place.name)));
                 }
-                Err(error) => self.drop_out(place, &error),
+                Err(error) => self.drop_out(place, &error)?,
             }
         }
         Ok(())
     }
 
-    fn drop_out(&self, place: &Place, error: &Error) {
+    /// Noted before anything that the place lacks counts as durable, so that a later run does not take it to be there.
+    fn drop_out(&self, place: &Place, error: &Error) -> Result<()> {
+        if let Some(path) = &self.note_to {
+            note_missed(path, &place.name).during(|| format!("note that repository \"{}\" is missed", place.name))?;
+        }
         let why = error
             .detail_text()
             .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
@@ -102,6 +118,7 @@ impl Places {
             .lock()
             .expect("no holder panics")
             .push((place.name.clone(), why));
+        Ok(())
     }
 }
 
