@@ -10,8 +10,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use pgkeep_testkit::corrupt::objects;
 use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::{Output, Running, Signal, StopMode, wait};
+use serde_json::Value;
 
-use crate::backup::{fill, listed, lose_state, number, out_of_backup_mode};
+use crate::backup::{backup, fill, listed, lose_state, number, out_of_backup_mode};
 use crate::shop;
 
 /// Tables of 6 MiB each: more than two packs' worth.
@@ -33,7 +34,7 @@ fn large_shop() -> MutexGuard<'static, Shop> {
 }
 
 /// A backup that has just stored its first pack, and noted so, and would take a second more.
-fn begin(shop: &Shop) -> Running {
+pub fn begin(shop: &Shop) -> Running {
     let packs = || {
         objects(&shop.repository_dir("main"))
             .iter()
@@ -51,7 +52,9 @@ fn begin(shop: &Shop) -> Running {
 
 fn journal_bytes(shop: &Shop) -> u64 {
     let names = objects(&shop.state_dir());
-    let journals = names.iter().filter(|name| name.ends_with("/journal"));
+    let journals = names
+        .iter()
+        .filter(|name| name.contains("/journal-") && !name.ends_with(".missed"));
     journals
         .map(|name| fs::metadata(shop.state_dir().join(name)).map_or(0, |meta| meta.len()))
         .sum()
@@ -173,4 +176,45 @@ fn of_two_backups_at_once_the_second_is_told_who_runs() {
     let output = first.wait().expect(143);
     check_aftermath(&shop, &output);
     fs::remove_dir_all(elsewhere).unwrap();
+}
+
+/// Aim: a backup that is interrupted twice loses nothing that was stored the first time.
+#[test]
+fn a_second_interruption_keeps_what_the_first_left() {
+    let shop = large_shop();
+    let mut first = begin(&shop);
+    first.signal(Signal::KILL);
+    first.wait();
+    let mut second = begin_slowly(&shop);
+    second.signal(Signal::KILL);
+    second.wait();
+    let done = shop.pgkeep(["--json", "backup"]).ok().json();
+    let (new, stored) = (number(&done["new_bytes"]), number(&done["stored_bytes"]));
+    assert!(new + PACK_BYTES * 9 / 10 < stored, "{new} new bytes of {stored}");
+}
+
+/// Aim: an interrupted backup does not keep the next one from reusing what the last finished one stored.
+#[test]
+fn an_interruption_keeps_what_the_last_backup_stored() {
+    let shop = large_shop();
+    let full = backup(&shop, &[]);
+    for _ in 0..2 {
+        let mut running = begin_slowly(&shop);
+        running.signal(Signal::KILL);
+        running.wait();
+    }
+    let next = backup(&shop, &[]);
+    let new = |done: &Value| number(&done["new_bytes"]);
+    assert!(new(&next) < new(&full) / 50, "{} after {}", new(&next), new(&full));
+}
+
+/// A backup that has noted a little of what it read, and would take much longer.
+fn begin_slowly(shop: &Shop) -> Running {
+    let mut running = shop.run(["backup", "--rate", "8 MiB"]).spawn();
+    wait::until("the copy", wait::LIMIT, || {
+        assert!(running.is_running(), "{}", running.stderr());
+        running.stderr().contains("copy data files").then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    running
 }

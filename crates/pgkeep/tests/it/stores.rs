@@ -14,6 +14,7 @@ use pgkeep_testkit::s3::Identity;
 use pgkeep_testkit::{S3Server, Signal, wait};
 
 use crate::backup::{backup, digest, fill, number, out_of_backup_mode, text};
+use crate::backup_interrupted::begin;
 use crate::shop;
 
 /// A place whose directory can't be entered until this is dropped.
@@ -145,6 +146,23 @@ fn a_required_place_that_is_down_fails_the_command() {
     assert_eq!((heads(&shop, "main").len(), heads(&shop, "offsite").len()), (0, 0));
     shop.cluster.wait_archived(&segment);
     backup(&shop, &[]);
+}
+
+/// Aim: what an interrupted backup stored only in some places is not taken to be in all of them by the next one.
+#[test]
+fn a_place_that_missed_an_interrupted_backup_gets_no_head_that_names_it() {
+    let shop = shop(17).directory("main").directory("offsite").start();
+    (0..6).for_each(|table| fill(&shop.cluster, &format!("filling{table}"), 6));
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    let down = Down::new(&shop.repository_dir("offsite"));
+    let mut interrupted = begin(&shop);
+    interrupted.signal(Signal::KILL);
+    interrupted.wait();
+    drop(down);
+    backup(&shop, &[]);
+    assert_eq!((heads(&shop, "main").len(), heads(&shop, "offsite").len()), (1, 1));
+    let _down = Down::new(&shop.repository_dir("main"));
+    check_restore_from(&shop, "offsite", "from-offsite");
 }
 
 /// Aim: an S3 server that dies or stalls in the middle of a backup ends it (7) within the patience that is
