@@ -16,6 +16,7 @@ use pgkeep_base::{
 use pgkeep_pg::binaries::{Binaries, Purpose, Search};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::ServerFacts;
+use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::server::{Account, is_running};
 use pgkeep_pg::settings::{
     ArchiveChoice, RECOVERY_SIGNAL, RecoverySettings, TargetAction, read_auto_conf, replace_auto_conf,
@@ -108,13 +109,14 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
             facts.timeline
         )));
     }
-    let own_file = history_path(&facts.data_directory, facts.timeline);
-    let own = std::fs::read(&own_file).unwrap_or_default();
+    let own = std::fs::read(history_path(&facts.data_directory, facts.timeline)).unwrap_or_default();
+    // What they say counts, not their blank lines.
+    let own = TimelineHistory::parse(facts.timeline, &own).ok();
     if let Some(history) = archive
         .tree
         .history(facts.timeline)
         .filter(|history| history.parent().is_some())
-        && history.format().as_bytes() != own
+        && Some(history) != own.as_ref()
     {
         return Ok(Some(format!(
             "the archive has another history file of timeline {}",

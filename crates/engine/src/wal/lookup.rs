@@ -151,13 +151,9 @@ impl<'a> Lookup<'a> {
         let (mut histories, mut seen, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
         for (timeline, names) in self.histories_above(timeline).await? {
             seen.push(timeline);
-            match names.as_slice() {
-                [] => {}
-                [name] => match self.read_history(timeline, name).await {
-                    Ok(history) => histories.push(history),
-                    Err(error) => unusable.push((timeline, error)),
-                },
-                _ => unusable.push((timeline, contradiction(&WalFile::History(timeline)))),
+            match self.read_histories(timeline, &names).await {
+                Ok(history) => histories.extend(history),
+                Err(error) => unusable.push((timeline, error)),
             }
         }
         let mut tree = Tree::new(histories.clone(), seen.clone());
@@ -183,6 +179,19 @@ impl<'a> Lookup<'a> {
                 names.sort();
                 names.dedup();
             }
+        }
+        Ok(found)
+    }
+
+    /// The one history that all of these say.
+    async fn read_histories(&self, timeline: TimelineId, names: &[ObjectName]) -> Result<Option<TimelineHistory>> {
+        let mut found: Option<TimelineHistory> = None;
+        for name in names {
+            let history = self.read_history(timeline, name).await?;
+            if found.as_ref().is_some_and(|found| *found != history) {
+                return Err(contradiction(&WalFile::History(timeline)));
+            }
+            found = Some(history);
         }
         Ok(found)
     }

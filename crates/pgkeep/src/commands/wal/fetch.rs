@@ -61,7 +61,9 @@ impl View for Answered<'_> {
 
 /// Answers PostgreSQL.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
-    if arguments.only_history && !arguments.name.ends_with(".history") {
+    let own = context.directory.join("pg_wal").join(&arguments.name);
+    // Its own histories are right there, and the archive may have others under the same numbers.
+    if arguments.only_history && (!arguments.name.ends_with(".history") || own.exists()) {
         context.output.print(&Answered {
             file: &arguments.name,
             served: false,
