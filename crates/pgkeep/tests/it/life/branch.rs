@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use pgkeep_base::Lsn;
 use pgkeep_testkit::corrupt::objects_like;
 use pgkeep_testkit::fixture::{Shop, reachable};
+use pgkeep_testkit::postgres::bin_dir;
 use pgkeep_testkit::{Cluster, Damage, Damaged, OsUser, Output, Run, Scratch};
 
 /// A repository of one's own, with the configuration that names it.
@@ -51,6 +52,7 @@ impl Branch {
     pub fn bare(&self) -> Run {
         Run::new(&self.binary)
             .env("HOME", self.home.path())
+            .env("LD_LIBRARY_PATH", bin_dir(self.major).with_file_name("lib"))
             .as_user(OsUser::unprivileged())
     }
 
@@ -62,6 +64,11 @@ impl Branch {
     /// Its configuration file.
     pub fn config(&self) -> String {
         self.home.join("pgkeep.toml").display().to_string()
+    }
+
+    /// A directory for the test's own files.
+    pub fn home(&self) -> &Scratch {
+        &self.home
     }
 
     /// The directory of its repository.
