@@ -6,15 +6,29 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adopt;
 mod archiving;
 mod backup;
 mod backup_interrupted;
 mod backup_refusals;
 mod backup_size;
+mod demo;
 mod doctor;
+mod exit_codes;
+mod fetch_judged;
+mod fetch_table;
+mod golden;
 mod life;
 mod lost_host;
+mod minimal;
+mod p2;
+mod round_trip;
+mod s3_roles;
+mod stores;
 mod targets;
+mod timelines;
+mod unreachable;
+mod writer;
 
 use pgkeep_testkit::fixture::{Builder, Shop};
 
