@@ -89,9 +89,17 @@ impl Catalogue {
 pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Catalogue> {
     let mut places: BTreeMap<(Lineage, BackupId), Vec<String>> = BTreeMap::new();
     for place in engine.places() {
-        let found = list_heads(&*place.store, cluster)
+        let listed = list_heads(&*place.store, cluster)
             .await
-            .during(|| format!("list repository \"{}\"", place.name))?;
+            .during(|| format!("list repository \"{}\"", place.name));
+        let found = match listed {
+            Err(error) if !place.required => {
+                let why = error.detail_text().unwrap_or_default();
+                engine.note(format!("without the optional repository \"{}\": {why}", place.name));
+                continue;
+            }
+            listed => listed?,
+        };
         for key in found {
             places.entry(key).or_default().push(place.name.clone());
         }

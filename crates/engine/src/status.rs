@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Lsn, Result, SegmentSize, TimelineId, WalFile, WalSegment};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
@@ -16,6 +16,8 @@ use crate::engine::Engine;
 use crate::setup::ClusterConfig;
 use crate::window::{ClusterWindow, Range, window};
 
+/// A daily backup that is this old has been missed.
+const BACKUP_AGE_MAX: SignedDuration = SignedDuration::from_hours(30);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The verdict on a cluster, from good to bad.
@@ -165,6 +167,11 @@ fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue
         id: head.id.clone(),
         finished_at: head.finished_at,
     });
+    let age = engine.now().duration_since(head.finished_at);
+    if age > BACKUP_AGE_MAX {
+        let message = format!("the newest backup is {} hours old", age.as_hours());
+        building.reason(Health::Warn, "backup-old", message, "Take one with `pgkeep backup`.");
+    }
     judge_places(engine, building, newest);
     judge_windows(engine, building, newest, windows);
     building.reason(
@@ -218,7 +225,7 @@ fn judge_windows(engine: &Engine, building: &mut Building, newest: &Backup, wind
             .any(|place| place.required && place.name == window.repository)
     };
     for window in windows.iter().filter(required) {
-        judge_window(building, window, &lineage, physical.stop_lsn);
+        judge_window(building, window, &lineage, physical.timeline, physical.stop_lsn);
     }
     let newest_range = windows
         .iter()
@@ -231,7 +238,13 @@ fn judge_windows(engine: &Engine, building: &mut Building, newest: &Backup, wind
     building.status.last_wal = last_wal(engine, range, physical.segment_bytes);
 }
 
-fn judge_window(building: &mut Building, window: &ClusterWindow, lineage: &Lineage, newest_stop: Lsn) {
+fn judge_window(
+    building: &mut Building,
+    window: &ClusterWindow,
+    lineage: &Lineage,
+    timeline: TimelineId,
+    newest_stop: Lsn,
+) {
     let covers =
         |range: &&Range| range.lineage == *lineage && range.from_lsn <= newest_stop && newest_stop <= range.to_lsn;
     let repository = &window.repository;
@@ -245,7 +258,7 @@ fn judge_window(building: &mut Building, window: &ClusterWindow, lineage: &Linea
         );
     }
     for gap in window.gaps.iter().filter(|gap| gap.lineage == *lineage) {
-        let behind = gap.first_missing.start() < newest_stop;
+        let behind = gap.timeline != timeline || gap.first_missing.start() < newest_stop;
         let severity = if behind { Health::Warn } else { Health::Fail };
         let message = format!(
             "WAL segments {} to {} are missing from repository \"{repository}\"",

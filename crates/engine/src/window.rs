@@ -71,27 +71,37 @@ pub struct ClusterWindow {
 pub async fn window(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<ClusterWindow>> {
     let mut windows = Vec::new();
     for place in engine.places() {
-        let single = engine.only_place(&place.name)?;
-        let catalogue = catalogue::load(&single, cluster).await?;
-        let mut lineages: Vec<Lineage> = catalogue.backups.iter().map(|backup| backup.head().lineage()).collect();
-        lineages.sort();
-        lineages.dedup();
-        let mut of_cluster: BTreeMap<ClusterName, ClusterWindow> = BTreeMap::new();
-        for lineage in lineages {
-            let window = of_cluster
-                .entry(lineage.cluster.clone())
-                .or_insert_with(|| ClusterWindow {
-                    cluster: lineage.cluster.clone(),
-                    repository: place.name.clone(),
-                    ranges: Vec::new(),
-                    gaps: Vec::new(),
-                    doubles: Vec::new(),
-                });
-            add_lineage(&single, &catalogue, &lineage, window).await?;
+        match of_place(engine, &place.name, cluster).await {
+            Err(error) if !place.required => {
+                let why = error.detail_text().unwrap_or_default();
+                engine.note(format!("without the optional repository \"{}\": {why}", place.name));
+            }
+            found => windows.extend(found?),
         }
-        windows.extend(of_cluster.into_values());
     }
     Ok(windows)
+}
+
+async fn of_place(engine: &Engine, place: &str, cluster: Option<&ClusterName>) -> Result<Vec<ClusterWindow>> {
+    let single = engine.only_place(place)?;
+    let catalogue = catalogue::load(&single, cluster).await?;
+    let mut lineages: Vec<Lineage> = catalogue.backups.iter().map(|backup| backup.head().lineage()).collect();
+    lineages.sort();
+    lineages.dedup();
+    let mut of_cluster: BTreeMap<ClusterName, ClusterWindow> = BTreeMap::new();
+    for lineage in lineages {
+        let window = of_cluster
+            .entry(lineage.cluster.clone())
+            .or_insert_with(|| ClusterWindow {
+                cluster: lineage.cluster.clone(),
+                repository: place.to_owned(),
+                ranges: Vec::new(),
+                gaps: Vec::new(),
+                doubles: Vec::new(),
+            });
+        add_lineage(&single, &catalogue, &lineage, window).await?;
+    }
+    Ok(of_cluster.into_values().collect())
 }
 
 async fn add_lineage(

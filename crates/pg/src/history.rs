@@ -207,7 +207,7 @@ fn parse_line(line: &str) -> Option<Switch> {
 fn corrupt(timeline: TimelineId, why: String) -> Error {
     Error::corrupt(format!("{}.history is not one that PostgreSQL wrote", timeline.hex()))
         .detail(why)
-        .hint("`pgkeep verify` shows whether another copy or a descendant's history can replace it.")
+        .hint("`pgkeep wal list` shows which timelines can be explained without it.")
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl<'a> Fields<'a> {
 fn corrupt(why: String) -> Error {
     Error::corrupt("backup_label is not one that PostgreSQL wrote")
         .detail(why)
-        .hint("Restore from another backup; `pgkeep list` shows them, `pgkeep verify` tests them.")
+        .hint("Restore from another backup; `pgkeep list` shows them.")
 }
 
 /// Reads `16/B374D848 (file 0000000300000016000000B3)`.
@@ -232,7 +232,7 @@ pub fn format_tablespace_map(tablespaces: &[Tablespace]) -> Vec<u8> {
 fn bad_map(why: String) -> Error {
     Error::corrupt("tablespace_map is not one that PostgreSQL wrote")
         .detail(why)
-        .hint("Restore from another backup; `pgkeep list` shows them, `pgkeep verify` tests them.")
+        .hint("Restore from another backup; `pgkeep list` shows them.")
 }
 
 /// Splits at newlines that no backslash precedes, and takes the backslashes out.

@@ -88,7 +88,7 @@ pub fn setup(context: &Context, config: &Config, wishes: &Wishes, progress: Arc<
 /// The repositories of the configuration, opened; nothing is asked of them yet.
 pub fn places(context: &Context, config: &Config) -> Result<Vec<Place>> {
     let lookup = context.lookup();
-    let open = |repository: &crate::config::RepositoryConfig| {
+    let open = |repository: &crate::config::RepositoryConfig| -> Result<Place> {
         let store = pgkeep_store::open(&repository.store, &lookup)
             .during(|| format!("open repository \"{}\"", repository.name))?;
         Ok(Place {
@@ -97,7 +97,20 @@ pub fn places(context: &Context, config: &Config) -> Result<Vec<Place>> {
             required: repository.required,
         })
     };
-    config.repositories.iter().map(open).collect()
+    let mut places = Vec::new();
+    for repository in &config.repositories {
+        match open(repository) {
+            Err(error) if !repository.required => {
+                let why = error.detail_text().unwrap_or_default();
+                context.output.note(&format!(
+                    "without the optional repository \"{}\": {why}",
+                    repository.name
+                ));
+            }
+            place => places.push(place?),
+        }
+    }
+    Ok(places)
 }
 
 /// The places that were named, which then are all required; all places where none was.

@@ -225,7 +225,7 @@ impl Head {
             HeadKind::Physical(physical) => Ok(physical),
             HeadKind::Dump(_) => Err(
                 Error::invalid(format!("backup {} is a dump, not a physical backup", self.id))
-                    .hint("`pgkeep list --kind physical` shows the physical backups; `pgkeep load` loads dumps."),
+                    .hint("`pgkeep list --kind physical` shows the physical backups."),
             ),
         }
     }

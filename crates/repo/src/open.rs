@@ -375,7 +375,7 @@ fn open_one(
 fn damaged(name: &ObjectName, why: impl Into<String>) -> Error {
     Error::corrupt(format!("{name} is damaged"))
         .detail(why)
-        .hint("`pgkeep verify --heal` puts a good copy from another repository beside it, if there is one.")
+        .hint("Another repository of the configuration may have a good copy: readers try them all. `pgkeep list` shows which backups are where.")
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgkeep_base::{BackupId, Event};
+use pgkeep_base::{BackupId, Error, Event, Result};
 use pgkeep_pg::datadir::Entry as Found;
 use pgkeep_pg::facts::ServerFacts;
+use pgkeep_repo::lease::LEASE_DURATION;
 use pgkeep_repo::lineage::Lineage;
 
 use super::BackupRequest;
@@ -39,6 +40,16 @@ impl Context {
     /// Tells that a phase begins.
     pub fn phase(&self, name: &str) {
         phase(&self.engine, name);
+    }
+
+    /// A run that is older than its lease gives up: what it stored may be swept.
+    pub fn check_lease(&self) -> Result<()> {
+        if self.engine.now().duration_since(self.started_at) < LEASE_DURATION {
+            return Ok(());
+        }
+        Err(Error::refused("the backup took longer than 48 hours")
+            .detail("after that its lease has expired, and what it stored may be swept")
+            .hint("Run `pgkeep backup` again, with more `--jobs` or a higher `--rate`; it reuses what was stored."))
     }
 
     /// Looks for archived segments of this cluster.

@@ -50,6 +50,7 @@ pub(super) async fn finish(context: Context, session: BackupSession, copied: Cop
     let last = last_entries(&end, context.root.mode & 0o666, engine.now().as_second())?;
     let closed = close(&context, copied, last).await?;
     let head = head(&context, &closed, &end, &task)?;
+    context.check_lease()?;
     publish(context, closed, head).await
 }
 

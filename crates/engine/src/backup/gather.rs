@@ -124,7 +124,7 @@ async fn copy_all(
             Ok(assembler) => return Ok(Copied { assembler, uploading, task }),
             Err(error) => error,
         },
-        lost = watch(session) => lost,
+        lost = watch(context, session) => lost,
     };
     if failed.kind() == ErrorKind::Cancelled {
         // The assembler noticed only that nobody takes its packs any more.
@@ -156,12 +156,15 @@ fn assembler(
     Assembler::new(writer, journal, Arc::clone(&task.base), owners, outlets)
 }
 
-/// Ends when the session is lost.
-async fn watch(session: &BackupSession) -> Error {
+/// Ends when the session is lost, or the run has outlived its lease.
+async fn watch(context: &Context, session: &BackupSession) -> Error {
     loop {
         tokio::time::sleep(PING).await;
         if let Err(error) = session.ping().await {
             return error.during("the backup's session was lost");
+        }
+        if let Err(error) = context.check_lease() {
+            return error;
         }
     }
 }

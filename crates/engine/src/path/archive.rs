@@ -56,7 +56,7 @@ impl Archive {
     /// Lists the lineage's WAL in every place, from segment number `from` on.
     ///
     /// # Errors
-    /// `Unavailable` or `Denied` where a place can't be listed: what is in the others may not be all.
+    /// `Unavailable` or `Denied` where a required place can't be listed: what is in the others may not be all.
     pub async fn load(
         engine: &Engine,
         lineage: &Lineage,
@@ -66,10 +66,18 @@ impl Archive {
     ) -> Result<Archive> {
         let mut found = Found::new(segment_size);
         for (index, place) in engine.places().iter().enumerate() {
-            found
+            let listed = found
                 .list_place(&*place.store, lineage, from, 1 << index)
                 .await
-                .during(|| format!("list the WAL of {lineage} in repository \"{}\"", place.name))?;
+                .during(|| format!("list the WAL of {lineage} in repository \"{}\"", place.name));
+            match listed {
+                // Whatever an optional place has, the required ones have too.
+                Err(error) if !place.required => {
+                    let why = error.detail_text().unwrap_or_default();
+                    engine.note(format!("without the optional repository \"{}\": {why}", place.name));
+                }
+                listed => listed?,
+            }
         }
         let (histories, bad_histories) = read_histories(engine, found.histories).await;
         let seen = found.timelines.into_iter().chain(heads.seen);

@@ -80,7 +80,7 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
     let reader = BackupReader::of_head(engine.stores(), engine.opener().clone(), backup.verified.clone()).await?;
     let layout = layout::plan(&request.into, &request.tablespaces, &reader).await?;
     let bytes = backup.head().source_bytes;
-    let free_bytes = layout::free_bytes(&layout.target);
+    let free_bytes = free_everywhere(&layout);
     if let Some(free) = free_bytes.filter(|free| *free < bytes && target_state != TargetState::Unfinished) {
         return Err(no_room(&layout.target, bytes, free));
     }
@@ -251,6 +251,20 @@ fn notes(
     notes
 }
 
+/// Free bytes of all file systems that the restore writes to, each counted once.
+fn free_everywhere(layout: &Layout) -> Option<u64> {
+    let mut counted = std::collections::BTreeSet::new();
+    let mut free = None;
+    for place in places(layout) {
+        let existing = place.ancestors().find_map(|path| std::fs::metadata(path).ok());
+        let device = existing.map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata));
+        if let (Some(bytes), true) = (layout::free_bytes(&place), counted.insert(device)) {
+            free = Some(free.unwrap_or(0) + bytes);
+        }
+    }
+    free
+}
+
 fn no_room(target: &std::path::Path, bytes: u64, free: u64) -> Error {
     use pgkeep_base::ByteSize;
     Error::refused(format!("{} has no room for the restore", target.display()))
@@ -258,8 +272,8 @@ fn no_room(target: &std::path::Path, bytes: u64, free: u64) -> Error {
         .hint("Choose another directory with `--into`, or map tablespaces with `--tablespace OLD=NEW`.")
 }
 
-/// The paths that a restore writes below, for messages.
-pub fn places(layout: &Layout) -> Vec<PathBuf> {
+/// The paths that a restore writes below.
+fn places(layout: &Layout) -> Vec<PathBuf> {
     std::iter::once(layout.target.clone())
         .chain(layout.tablespaces.iter().map(|tablespace| tablespace.to.clone()))
         .collect()

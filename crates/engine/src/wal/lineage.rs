@@ -44,7 +44,7 @@ pub fn choose_cluster(
     setup.cluster(None).map(|cluster| cluster.name.clone()).map_err(|error| {
         error
             .detail(format!("several are configured, and none is known yet by the system identifier {system_identifier}"))
-            .hint("Name it once: `pgkeep --cluster NAME wal push …`, or take its first backup with `pgkeep backup NAME`.")
+            .hint("Name it once: `pgkeep wal push --cluster NAME …`, or take its first backup with `pgkeep backup NAME`.")
     })
 }
 
@@ -63,18 +63,20 @@ pub async fn admit(engine: &Engine, state: Option<&State>, lineage: &Lineage, ne
                  if this is another cluster, give it a name of its own.",
         ));
     }
-    if let Some(state) = state {
-        state.remember_lineage(lineage, engine.now())?;
+    if let Some(state) = state
+        && let Err(error) = state.remember_lineage(lineage, engine.now())
+    {
+        engine.note(format!("the local state did not take note of {lineage}: {error}"));
     }
     Ok(())
 }
 
 /// What local state knows, else what the places show, as far as they let us look.
 async fn known_lineages(engine: &Engine, state: Option<&State>, lineage: &Lineage) -> Result<Vec<SystemId>> {
-    let recorded = match state {
-        Some(state) => state.lineages(&lineage.cluster)?,
-        None => Vec::new(),
-    };
+    // A state that can't be read must not stop archiving: the places are asked instead.
+    let recorded = state
+        .and_then(|state| state.lineages(&lineage.cluster).ok())
+        .unwrap_or_default();
     if !recorded.is_empty() {
         return Ok(recorded);
     }

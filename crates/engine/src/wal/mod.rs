@@ -9,4 +9,5 @@ pub mod lineage;
 pub mod list;
 mod lookup;
 pub mod map;
+mod patience;
 pub mod push;

@@ -18,6 +18,7 @@ use pgkeep_repo::wal::{Relation, WalFacts, WalPlan, WalSource, compare};
 use pgkeep_store::Created;
 
 use super::lineage::{admit, choose_cluster, data_directories_of, system_identifier_near};
+use super::patience;
 use crate::engine::Engine;
 use crate::setup::Place;
 use crate::state::{PushedFile, State};
@@ -101,7 +102,7 @@ async fn push_file(engine: &Engine, request: &PushRequest, path: &Path, file: &W
     if let Some(state) = &state {
         refuse_known_conflict(state, &lineage, file, &digest.hash, known.as_ref())?;
     }
-    let mut writing = Writing::new(engine.places());
+    let mut writing = Writing::new(engine);
     for object in plan.seal(engine.sealer(), facts) {
         writing.write(&object?).await;
     }
@@ -285,16 +286,19 @@ fn refuse_known_conflict(
 
 /// Writes a file's objects, in order, to all places at once.
 struct Writing<'a> {
+    engine: &'a Engine,
     places: &'a [Place],
     outcomes: Vec<Result<Created>>,
     stored_bytes: u64,
 }
 
 impl Writing<'_> {
-    fn new(places: &[Place]) -> Writing<'_> {
+    fn new(engine: &Engine) -> Writing<'_> {
+        let outcome = |place| patience::resting(engine, place).map_or(Ok(Created::AlreadyThere), Err);
         Writing {
-            places,
-            outcomes: places.iter().map(|_| Ok(Created::AlreadyThere)).collect(),
+            engine,
+            places: engine.places(),
+            outcomes: engine.places().iter().map(outcome).collect(),
             stored_bytes: 0,
         }
     }
@@ -302,13 +306,14 @@ impl Writing<'_> {
     /// Writes the next object to every place that took all before it.
     async fn write(&mut self, object: &SealedObject) {
         self.stored_bytes += object.bytes;
+        let engine = self.engine;
         let writes = self
             .places
             .iter()
             .zip(&self.outcomes)
             .map(|(place, outcome)| async move {
                 match outcome {
-                    Ok(_) => Some(place.store.create(&object.name, object.payload.clone()).await),
+                    Ok(_) => Some(patience::create(engine, place, &object.name, object.payload.clone()).await),
                     Err(_) => None,
                 }
             });

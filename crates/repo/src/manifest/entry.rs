@@ -178,7 +178,7 @@ impl Entry {
 pub(crate) fn bad_entry(path: &DataPath, rule: impl Into<String>) -> Error {
     Error::corrupt(format!("the manifest's entry \"{path}\" is not valid"))
         .detail(rule)
-        .hint("Check the backup with `pgkeep verify ID --level full`, and restore another one.")
+        .hint("Restore another backup; `pgkeep list` shows them.")
 }
 
 impl FileSpan {

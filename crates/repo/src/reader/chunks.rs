@@ -292,5 +292,5 @@ pub(super) fn lost(unread: Unread, name: &ObjectName) -> Error {
         ErrorKind::NotFound => error.with_kind(ErrorKind::Corrupt),
         _ => error,
     }
-    .or_hint("`pgkeep verify --heal` puts back what another repository has; `pgkeep list` shows other backups.")
+    .or_hint("Restore another backup with `--backup ID`; `pgkeep list` shows them.")
 }

@@ -294,13 +294,13 @@ fn io_error(error: std::io::Error) -> Error {
         Some(Errno::ACCESS | Errno::PERM) => Error::denied("the directory's permissions do not allow it")
             .hint("Compare the owner of the directory with the user that runs pgkeep: `pgkeep doctor` does."),
         Some(Errno::ROFS) => Error::denied("the file system is mounted read-only"),
-        Some(Errno::NOSPC) => Error::io("the disk is full").hint("Make room, or let `pgkeep prune` do it."),
-        Some(Errno::DQUOT) => Error::io("the disk quota is used up").hint("Make room, or let `pgkeep prune` do it."),
+        Some(Errno::NOSPC) => Error::io("the disk is full").hint("Make room; `pgkeep doctor` tells how much is left where."),
+        Some(Errno::DQUOT) => Error::io("the disk quota is used up").hint("Make room; `pgkeep doctor` tells how much is left where."),
         Some(Errno::STALE | Errno::HOSTDOWN | Errno::TIMEDOUT | Errno::NOTCONN) => {
             Error::unavailable("the file server does not answer")
         }
         Some(Errno::IO) => Error::io("the disk reports an input/output error")
-            .hint("Look at the kernel's log, and check the disk before trusting it again; then run `pgkeep verify`."),
+            .hint("Look at the kernel's log, and check the disk before trusting it again; then take a new `pgkeep backup --full`."),
         _ => Error::io("the operating system refused"),
     }
     .source(error)
