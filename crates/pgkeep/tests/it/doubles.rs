@@ -1,0 +1,119 @@
+//! Two contents under one segment's name: a longer tail is used, a fork is reported and never resolved silently.
+
+use std::fs;
+use std::path::Path;
+
+use pgkeep_testkit::fixture::Shop;
+use pgkeep_testkit::{Cluster, Run, StopMode};
+
+use crate::shop;
+
+/// pgkeep on another host: the same configuration, a state directory of its own.
+fn elsewhere<const N: usize>(shop: &Shop, args: [&str; N]) -> Run {
+    shop.run(args).env("PGKEEP_STATE_DIR", shop.home().join("elsewhere"))
+}
+
+/// The ids in a copy restored with these options.
+#[track_caller]
+fn ids(shop: &Shop, name: &str, options: &[&str]) -> String {
+    let mut copy = shop.restore(name, options);
+    copy.start();
+    copy.wait_recovered();
+    copy.sql("SELECT string_agg(i::text, ' ' ORDER BY i) FROM t")
+}
+
+/// Aim: a segment that somebody archived before it was complete, and the archiver once more when it was, is used whole.
+#[test]
+fn a_longer_tail_is_used() {
+    for other_host in [true, false] {
+        let shop = shop(17).start();
+        shop.cluster.sql("CREATE TABLE t (i int)");
+        shop.pgkeep(["backup"]).ok();
+        shop.cluster.sql("INSERT INTO t VALUES (1)");
+        let segment = shop
+            .cluster
+            .data_dir()
+            .join("pg_wal")
+            .join(shop.cluster.current_segment().name());
+        let half = shop.home().file("half", fs::read(&segment).unwrap());
+        let early = shop.home().dir("early").join(segment.file_name().unwrap());
+        fs::rename(half, &early).unwrap();
+        let push = |run: Run| run.arg(&early).cwd(shop.cluster.data_dir()).run().ok();
+        match other_host {
+            true => push(elsewhere(&shop, ["wal", "push"])),
+            false => push(shop.run(["wal", "push"])),
+        };
+        shop.cluster.sql("INSERT INTO t VALUES (2)");
+        assert_eq!(
+            shop.cluster.archive_all(),
+            segment.file_name().unwrap().to_str().unwrap()
+        );
+        shop.cluster.sql("INSERT INTO t VALUES (3)");
+        shop.cluster.archive_all();
+        assert_eq!(ids(&shop, "copy", &[]), "1 2 3", "other host: {other_host}");
+    }
+}
+
+/// Two servers that archive as one: both wrote after the same moment, on the same timeline. The last segment of both.
+fn split_brain(shop: &mut Shop) -> String {
+    shop.cluster.sql("CREATE TABLE t (i int)");
+    shop.pgkeep(["backup"]).ok();
+    shop.cluster.sql("INSERT INTO t VALUES (1)");
+    shop.cluster.archive_all();
+    shop.cluster.sql("INSERT INTO t VALUES (2)");
+    shop.cluster.stop(StopMode::Immediate);
+    let twin = shop.home().join("twin");
+    copy_directory(shop.cluster.data_dir(), &twin);
+    let mut twin = Cluster::adopt_dir(shop.cluster.major(), twin);
+    let state = shop.home().join("elsewhere");
+    twin.set_conf(
+        "archive_command",
+        &format!(
+            "PGKEEP_STATE_DIR={} {} wal push %p",
+            state.display(),
+            shop.command_line()
+        ),
+    );
+    shop.cluster.start();
+    twin.start();
+    shop.cluster.sql("INSERT INTO t VALUES (3)");
+    twin.sql("INSERT INTO t VALUES (1003)");
+    let (ours, theirs) = (shop.cluster.archive_all(), twin.archive_all());
+    assert_eq!(ours, theirs);
+    ours
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    Run::new("/bin/cp").arg("-a").arg(from).arg(to).run().ok();
+}
+
+/// Aim: of two histories under one name none is chosen: a restore is refused with the segment and the last moment before
+/// it, hand-written recovery is stopped, a standby is not fed, `window` and `status` show it.
+#[test]
+fn a_fork_is_never_resolved_silently() {
+    let mut shop = shop(17).start();
+    let segment = split_brain(&mut shop);
+    let target = shop.target("refused");
+    let refused = shop.run(["restore", "--into"]).arg(&target).run().expect(4);
+    assert!(
+        refused.stderr.contains(&segment) && refused.stderr.contains("two different"),
+        "{refused}"
+    );
+    assert!(!target.exists(), "{refused}");
+    let offered = crate::life::offered(&refused)[0].to_string();
+    assert_eq!(ids(&shop, "before", &["--lsn", &offered, "--action", "promote"]), "1");
+
+    let ask = |flags: &[&str]| {
+        let run = shop
+            .run(["wal", "fetch", &segment])
+            .arg(shop.home().join("fetched"))
+            .args(flags);
+        run.cwd(shop.cluster.data_dir()).run()
+    };
+    let stopped = ask(&[]).expect(255);
+    assert!(stopped.stderr.contains("two different"), "{stopped}");
+    let loud = ask(&["--standby"]).expect(1);
+    assert!(loud.stderr.contains("two different"), "{loud}");
+    let status = shop.pgkeep(["--json", "status"]).ok();
+    assert!(status.stdout.contains("wal-conflict"), "{status}");
+}
