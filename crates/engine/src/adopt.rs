@@ -25,11 +25,12 @@ use pgkeep_pg::settings::{
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::open_wal;
 
-use crate::backup::{BackedUp, BackupRequest};
+use crate::backup::{BackedUp, BackupRequest, open_data_directory};
 use crate::engine::Engine;
 use crate::path::Archive;
 use crate::path::archive::HeadTimelines;
 use crate::restore::OWN_DIRECTORY;
+use crate::wal::lineage::admit;
 use crate::wal::push::{PushRequest, push};
 
 const RESTART_SECONDS: u64 = 600;
@@ -81,6 +82,8 @@ pub async fn plan(engine: &Engine, request: AdoptRequest) -> Result<AdoptPlan> {
         cluster: config.name.clone(),
         system_identifier: facts.system_identifier,
     };
+    check_host(&connection, &facts)?;
+    admit(engine, engine.state().ok().as_ref(), &lineage, false).await?;
     let timeline_taken = taken(engine, &lineage, &facts).await?;
     Ok(AdoptPlan {
         request,
@@ -91,6 +94,20 @@ pub async fn plan(engine: &Engine, request: AdoptRequest) -> Result<AdoptPlan> {
         lineage,
         facts,
     })
+}
+
+/// Its settings are changed and it is restarted: it must be the one that answers, on this host, and ours.
+fn check_host(connection: &Connection, facts: &ServerFacts) -> Result<()> {
+    let data_dir = open_data_directory(connection, facts, "adopt")?;
+    if connection.is_local() && is_running(data_dir.path())?.is_some() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the server that answers does not run in {}",
+        data_dir.path().display()
+    ))
+    .detail("the connection leads to another host, or to another server of that path")
+    .hint("Run `pgkeep adopt` on the host of the restored cluster, with a connection to it."))
 }
 
 async fn connect(engine: &Engine, conninfo: &str) -> Result<Connection> {
@@ -196,7 +213,7 @@ pub async fn run(engine: &Engine, plan: AdoptPlan) -> Result<BackedUp> {
         rate: None,
         spread_checkpoint: false,
         strict: false,
-        new_lineage: true,
+        new_lineage: false,
     };
     let backup = crate::backup::plan(engine, request).await?;
     crate::backup::run(engine, backup).await
@@ -243,7 +260,7 @@ async fn archive_history(engine: &Engine, plan: &AdoptPlan, facts: &ServerFacts)
         path,
         working_directory: plan.data_directory.clone(),
         cluster: Some(plan.lineage.cluster.clone()),
-        new_lineage: true,
+        new_lineage: false,
     };
     push(engine, &request).await.map(|_| ())
 }

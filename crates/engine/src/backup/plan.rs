@@ -55,7 +55,7 @@ pub async fn plan(engine: &Engine, request: BackupRequest) -> Result<BackupPlan>
     let facts = ServerFacts::gather(&connection).await?;
     check_server(&facts)?;
     check_privileges(&connection).await?;
-    let data_dir = open_data_directory(&connection, &facts)?;
+    let data_dir = open_data_directory(&connection, &facts, "backup")?;
     let lineage = Lineage {
         cluster: cluster.name.clone(),
         system_identifier: facts.system_identifier,
@@ -117,7 +117,8 @@ async fn check_privileges(connection: &Connection) -> Result<()> {
         .hint(format!("As a superuser: {}", sql.join(" "))))
 }
 
-fn open_data_directory(connection: &Connection, facts: &ServerFacts) -> Result<DataDir> {
+/// Opens the server's data directory, which must be on this host, ours, and that of the cluster that answers.
+pub(crate) fn open_data_directory(connection: &Connection, facts: &ServerFacts, command: &str) -> Result<DataDir> {
     let path = &facts.data_directory;
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -125,7 +126,7 @@ fn open_data_directory(connection: &Connection, facts: &ServerFacts) -> Result<D
             return Err(
                 Error::refused(format!("the data directory {} is not on this host", path.display()))
                     .source(error)
-                    .hint("Run `pgkeep backup` on the database host."),
+                    .hint(format!("Run `pgkeep {command}` on the database host.")),
             );
         }
         Err(error) => {
@@ -145,7 +146,7 @@ fn open_data_directory(connection: &Connection, facts: &ServerFacts) -> Result<D
             path.display(),
             metadata.uid()
         ))
-        .hint(format!("Run it as that user: `sudo -u {owner} pgkeep backup`.")));
+        .hint(format!("Run it as that user: `sudo -u {owner} pgkeep {command}`.")));
     }
     let data_dir = DataDir::open(path)?;
     let on_disk = data_dir.control().system_id;
