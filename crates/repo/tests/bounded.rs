@@ -1,6 +1,9 @@
 //! Memory does not grow with the number of files. A process of its own, so that its memory can be measured.
 
-#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not what they call")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows tests by their attribute, not what they call"
+)]
 
 use std::sync::Arc;
 

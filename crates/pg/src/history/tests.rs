@@ -108,7 +108,10 @@ fn a_switch_point_may_run_backwards() {
     assert_eq!(third.switch_point(timeline(1)), Some(Lsn(0x300_0060)));
     assert!(!third.contains(timeline(1), Lsn(0x380_0000)));
     assert_eq!(third.format(), text, "what is served is what PostgreSQL wrote");
-    assert_eq!(third.ancestor(timeline(2)).unwrap().switch_point(timeline(1)), Some(Lsn(0x400_0000)));
+    assert_eq!(
+        third.ancestor(timeline(2)).unwrap().switch_point(timeline(1)),
+        Some(Lsn(0x400_0000))
+    );
 }
 
 #[test]

@@ -244,17 +244,6 @@ impl Page {
     pub fn time_or(&self, at: Option<Timestamp>, instead: &str) -> String {
         at.map_or_else(|| instead.to_owned(), |at| self.time(at))
     }
-
-    /// What was written so far.
-    #[cfg(test)]
-    pub fn for_test(view: &impl View) -> String {
-        let mut page = Page {
-            text: String::new(),
-            zone: None,
-        };
-        view.text(&mut page);
-        page.text
-    }
 }
 
 #[cfg(test)]

@@ -30,11 +30,20 @@ fn a_cluster_under_load_survives_the_loss_of_its_host() {
         .s3("main", server, &bucket, "wo/shop", "admin")
         .start();
     become_identity(&shop, "writer");
-    shop.cluster.program("pgbench").args(["-i", "-q", "-s", &scale.to_string(), "postgres"]).limit(Duration::from_secs(900)).run().ok();
+    shop.cluster
+        .program("pgbench")
+        .args(["-i", "-q", "-s", &scale.to_string(), "postgres"])
+        .limit(Duration::from_secs(900))
+        .run()
+        .ok();
 
     let oracle = Oracle::start(&shop.cluster, 4);
     let seconds = if all { "120" } else { "12" };
-    let load = shop.cluster.program("pgbench").args(["-n", "-c", "2", "-T", seconds, "postgres"]).limit(Duration::from_secs(400));
+    let load = shop
+        .cluster
+        .program("pgbench")
+        .args(["-n", "-c", "2", "-T", seconds, "postgres"])
+        .limit(Duration::from_secs(400));
     let load = thread::spawn(move || load.run());
     shop.run(["backup"]).limit(Duration::from_secs(900)).run().ok();
     oracle.wait_for(100);
@@ -49,14 +58,26 @@ fn a_cluster_under_load_survives_the_loss_of_its_host() {
 
     become_identity(&shop, "restorer");
     let window = shop.pgkeep(["window", "--json"]).ok().json();
-    let advertised = window["clusters"][0]["ranges"][0]["to_lsn"].as_str().unwrap().parse().unwrap();
+    let advertised = window["clusters"][0]["ranges"][0]["to_lsn"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     let target = shop.target("elsewhere");
-    shop.run(["restore", "--archive", "off", "--into"]).arg(&target).limit(Duration::from_secs(900)).run().ok();
+    shop.run(["restore", "--archive", "off", "--into"])
+        .arg(&target)
+        .limit(Duration::from_secs(900))
+        .run()
+        .ok();
     let mut restored = Cluster::adopt_dir(17, target);
     restored.start();
     restored.wait_recovered();
     let checked = ledger.check(&restored, Upto::AtLeast(advertised)).unwrap();
-    println!("{checked:?} of {} acknowledged commits, {} of data", ledger.commits().len(), restored.sql("SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database"));
+    println!(
+        "{checked:?} of {} acknowledged commits, {} of data",
+        ledger.commits().len(),
+        restored.sql("SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database")
+    );
     assert!(checked.required >= 200, "{checked:?}");
     restored.check_structure();
     restored.stop(pgkeep_testkit::postgres::StopMode::Fast);

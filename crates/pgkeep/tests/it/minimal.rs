@@ -22,7 +22,10 @@ fn recovery_across_minimal_wal_is_refused_beforehand() {
     shop.cluster.archive_all();
     let target = shop.target("across");
     let refused = shop.run(["restore", "--into"]).arg(&target).run().expect(4);
-    assert!(refused.stderr.contains("minimal") || refused.stderr.contains("is missing"), "{refused}");
+    assert!(
+        refused.stderr.contains("minimal") || refused.stderr.contains("is missing"),
+        "{refused}"
+    );
     assert!(!target.exists());
     shop.restore("before", ["--restore-point", "before"]);
     shop.pgkeep(["backup"]).ok();
