@@ -37,6 +37,8 @@ pub struct ClusterConfig {
     pub postgres_bin: Option<PathBuf>,
     /// How long a backup waits for the archiver, before copying and after. Default 60 s.
     pub archive_timeout: Duration,
+    /// How much of the newest work may be lost; `None`: no objective.
+    pub rpo: Option<Duration>,
 }
 
 /// Everything that operations share.

@@ -18,6 +18,8 @@ use crate::window::{ClusterWindow, Range, window};
 
 /// A daily backup that is this old has been missed.
 const BACKUP_AGE_MAX: SignedDuration = SignedDuration::from_hours(30);
+/// An idle server's WAL position stands right behind the header of a segment's first page.
+const FIRST_PAGE_HEADER_BYTES: u64 = 40;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The verdict on a cluster, from good to bad.
@@ -130,6 +132,7 @@ async fn of_cluster(engine: &Engine, config: &ClusterConfig) -> ClusterStatus {
         Err(error) => judge_unreadable(engine, &mut building, &error),
     }
     judge_server(engine, config, &mut building).await;
+    judge_rpo(config, &mut building);
     building.status
 }
 
@@ -411,6 +414,14 @@ async fn judge_server(engine: &Engine, config: &ClusterConfig, building: &mut Bu
             "`pgkeep doctor` tells why.",
         );
     }
+    if building
+        .status
+        .last_wal
+        .as_ref()
+        .is_some_and(|wal| is_all_archived(&facts, wal))
+    {
+        building.status.rpo_seconds = Some(0);
+    }
     if let Some(wal) = &building.status.last_wal
         && facts.timeline > wal.segment.timeline
         && facts.archive_mode != "off"
@@ -423,6 +434,30 @@ async fn judge_server(engine: &Engine, config: &ClusterConfig, building: &mut Bu
             "Wait for its first segment, or `pgkeep mark NAME`; then `pgkeep backup`.",
         );
     }
+}
+
+/// The age of the newest moment that can be restored, against the objective.
+fn judge_rpo(config: &ClusterConfig, building: &mut Building) {
+    let (Some(rpo), Some(age)) = (config.rpo, building.status.rpo_seconds) else {
+        return;
+    };
+    if age.unsigned_abs() > rpo.as_secs() {
+        let message = format!(
+            "the newest moment that can be restored is {age} s old, and the objective is {} s",
+            rpo.as_secs()
+        );
+        building.reason(
+            Health::Fail,
+            "rpo-exceeded",
+            message,
+            "`pgkeep doctor` tells whether WAL arrives; `archive_timeout` bounds the age.",
+        );
+    }
+}
+
+/// True if everything that the server has written is in the archive: nothing would be lost, whatever the time.
+fn is_all_archived(facts: &ServerFacts, wal: &LastWal) -> bool {
+    facts.timeline == wal.segment.timeline && facts.wal_lsn <= Lsn(wal.segment.end().0 + FIRST_PAGE_HEADER_BYTES)
 }
 
 fn timeline_message(server: TimelineId, archived: TimelineId) -> String {

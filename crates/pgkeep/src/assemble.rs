@@ -221,6 +221,7 @@ fn cluster(cluster: &crate::config::ClusterConfig) -> ClusterConfig {
         connection: cluster.connection.clone(),
         postgres_bin: cluster.postgres_bin.clone(),
         archive_timeout: cluster.archive_timeout,
+        rpo: cluster.rpo,
     }
 }
 
