@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, TimelineId, WalFile};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::open::Unread;
-use pgkeep_repo::wal::{WalObjectName, object_name, open_wal, parse_object_name};
+use pgkeep_repo::wal::{WalObjectName, object_name, open_wal, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectMeta, ObjectName, Store};
 
 use super::tree::Tree;
@@ -233,12 +233,18 @@ async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), O
     (good.into_values().collect(), bad)
 }
 
-async fn read_history(
+/// Reads a history file: from the object's header, for which no identity is needed, or from its content.
+pub(crate) async fn read_history(
     engine: &Engine,
     stores: &[Arc<dyn Store>],
     timeline: TimelineId,
     name: &ObjectName,
 ) -> Result<TimelineHistory> {
+    let header = read_wal_header(stores, engine.opener(), name, None).await;
+    let header = header.map_err(|why| why.into_error(name))?;
+    if let Some(text) = header.history {
+        return TimelineHistory::parse(timeline, text.as_bytes());
+    }
     let opened = open_wal(stores, engine.opener(), engine.naming(), name).await;
     let (_, content) = opened.map_err(|why: Unread| why.into_error(name))?;
     TimelineHistory::parse(timeline, &content)

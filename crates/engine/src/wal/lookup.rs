@@ -10,12 +10,13 @@ use pgkeep_base::{Error, ErrorKind, Result, SegmentSize, TimelineId, WalFile};
 use pgkeep_pg::control::ControlFile;
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
-use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, open_wal, parse_object_name, read_wal_header};
+use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectName, Store};
 
 use crate::catalogue::{self, Backup};
 use crate::engine::Engine;
 use crate::path::Tree;
+use crate::path::archive::read_history;
 use crate::window::head_timelines;
 
 /// What the archive offers under a name.
@@ -187,19 +188,13 @@ impl<'a> Lookup<'a> {
     async fn read_histories(&self, timeline: TimelineId, names: &[ObjectName]) -> Result<Option<TimelineHistory>> {
         let mut found: Option<TimelineHistory> = None;
         for name in names {
-            let history = self.read_history(timeline, name).await?;
+            let history = read_history(self.engine, &self.engine.stores(), timeline, name).await?;
             if found.as_ref().is_some_and(|found| *found != history) {
                 return Err(contradiction(&WalFile::History(timeline)));
             }
             found = Some(history);
         }
         Ok(found)
-    }
-
-    async fn read_history(&self, timeline: TimelineId, name: &ObjectName) -> Result<TimelineHistory> {
-        let opened = open_wal(&self.engine.stores(), self.engine.opener(), self.engine.naming(), name).await;
-        let (_, content) = opened.map_err(|why| why.into_error(name))?;
-        TimelineHistory::parse(timeline, &content)
     }
 
     async fn timelines(&self, store: &dyn Store) -> Result<Vec<TimelineId>> {

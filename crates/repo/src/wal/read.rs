@@ -33,6 +33,8 @@ pub struct WalHeader {
     pub file_bytes: u64,
     /// What its records say; `None` for history and backup history files, and where nobody could read them.
     pub facts: Option<WalFacts>,
+    /// The text of a history file; `None` for others, and where it was not repeated.
+    pub history: Option<String>,
     /// How many parts hold the content; 0 where the object itself does.
     pub parts: u16,
     /// Who pushed it.
@@ -48,6 +50,8 @@ struct Members {
     file: String,
     file_bytes: u64,
     facts: Option<WalFacts>,
+    #[serde(default)]
+    history: Option<String>,
     #[serde(default)]
     parts: u16,
 }
@@ -81,6 +85,7 @@ pub fn parse_wal_header(name: &ObjectName, header: &Header) -> Result<WalHeader>
         file: named.file,
         file_bytes: members.file_bytes,
         facts: members.facts,
+        history: members.history,
         parts: members.parts,
         signer: header.signer.clone(),
         trusted: header.trusted,

@@ -23,6 +23,8 @@ use crate::seal::{Kind, ObjectBuilder, SealedObject, Sealer};
 const WAL_LEVEL: i32 = 1;
 /// The longest facts: three quarters of a header.
 const FACTS_BYTES_MAX: usize = HEADER_BYTES_MAX / 4 * 3;
+/// The longest history file that is repeated in the header.
+const HISTORY_BYTES_MAX: u64 = 64 << 10;
 /// More threads than this do not make a segment of 16 MiB noticeably faster.
 const THREADS_MAX: usize = 4;
 
@@ -158,7 +160,21 @@ impl<S: WalSource + ?Sized> WalSealing<'_, S> {
         header.insert("file".to_owned(), self.plan.file.to_string().into());
         header.insert("file_bytes".to_owned(), bytes.into());
         header.insert("facts".to_owned(), self.facts()?);
+        if let Some(text) = self.history()? {
+            header.insert("history".to_owned(), text.into());
+        }
         body.finish(header)
+    }
+
+    /// The text of a history file: heads repeat it anyway, and timelines must be known without keys.
+    fn history(&self) -> Result<Option<String>> {
+        let bytes = self.plan.content.bytes();
+        if !matches!(self.plan.file, WalFile::History(_)) || bytes > HISTORY_BYTES_MAX {
+            return Ok(None);
+        }
+        let mut buffer = Vec::new();
+        let content = self.plan.content.read(0, bytes as usize, &mut buffer)?;
+        Ok(std::str::from_utf8(content).ok().map(str::to_owned))
     }
 
     /// Seals a range of the file, all but the last frame.
