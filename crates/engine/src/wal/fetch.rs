@@ -13,7 +13,7 @@ use pgkeep_repo::wal::{object_name, open_wal_to};
 use pgkeep_store::ObjectName;
 
 use super::answer::{Answer, Asked, Found, answer};
-use super::lineage::{choose_cluster, system_identifier_near};
+use super::lineage::{choose_cluster, data_directories_of, system_identifier_near};
 use super::lookup::{Lookup, Offer, Timelines};
 use crate::engine::Engine;
 use crate::path::Tree;
@@ -29,7 +29,7 @@ pub struct FetchRequest {
     pub name: String,
     /// `%p`, relative to `working_directory` or absolute.
     pub destination: PathBuf,
-    /// Where PostgreSQL runs the command: the data directory.
+    /// Where PostgreSQL runs the command: the data directory. (`pg_rewind` runs it elsewhere.)
     pub working_directory: PathBuf,
     /// Answer as for a standby, also without `standby.signal`.
     pub standby: bool,
@@ -162,7 +162,8 @@ fn relate(plan: &RecoveryPlan, segment: WalSegment) -> Asked {
 }
 
 async fn standby(engine: &Engine, request: &FetchRequest, file: &WalFile) -> Result<Fetched> {
-    let lookup = Lookup::new(engine, lineage_here(engine, request)?, &request.working_directory);
+    let directory = data_directory(request);
+    let lookup = Lookup::new(engine, lineage_at(engine, request, &directory)?, &directory);
     if let WalFile::History(_) = file {
         let finding = in_time(async { Ok(history(&lookup, request, file).await.0) }).await;
         return Ok(conclude(
@@ -210,7 +211,8 @@ async fn past_fork(lookup: &Lookup<'_>, file: &WalFile) -> Result<bool> {
 }
 
 async fn unplanned(engine: &Engine, request: &FetchRequest, file: &WalFile) -> Result<Fetched> {
-    let lookup = Lookup::new(engine, lineage_here(engine, request)?, &request.working_directory);
+    let directory = data_directory(request);
+    let lookup = Lookup::new(engine, lineage_at(engine, request, &directory)?, &directory);
     if matches!(file, WalFile::History(_)) {
         let (finding, named) = history(&lookup, request, file).await;
         return Ok(conclude(Asked::History { named }, finding));
@@ -350,11 +352,19 @@ fn write_whole(destination: &Path, content: &[u8]) -> Result<()> {
         .during(|| format!("write {}", destination.display()))
 }
 
-fn lineage_here(engine: &Engine, request: &FetchRequest) -> Result<Lineage> {
+/// The data directory that the file is for: PostgreSQL runs the command in it, `pg_rewind` names its `pg_wal`.
+fn data_directory(request: &FetchRequest) -> PathBuf {
+    let mut candidates = data_directories_of(&request.destination, &request.working_directory).into_iter();
+    let found = candidates.find(|directory| directory.join("global/pg_control").is_file());
+    found.unwrap_or_else(|| request.working_directory.clone())
+}
+
+fn lineage_at(engine: &Engine, request: &FetchRequest, data_directory: &Path) -> Result<Lineage> {
+    let found = system_identifier_near(&[data_directory.to_owned()]);
     let system_identifier =
-        system_identifier_near(std::slice::from_ref(&request.working_directory)).ok_or_else(|| {
+        found.ok_or_else(|| {
             Error::invalid("which cluster is being recovered?")
-            .detail(format!("there is no readable global/pg_control in {}", request.working_directory.display()))
+            .detail(format!("there is no readable global/pg_control in {}", data_directory.display()))
             .hint("PostgreSQL runs `restore_command` in the data directory; run `pgkeep wal fetch` by hand there, too.")
         })?;
     let state = engine.state().ok();
