@@ -214,14 +214,7 @@ impl Spans<'_> {
         let mut found: Option<Span> = None;
         let mut number = first;
         loop {
-            let choices = route::choices(&self.archive.tree, history, number, self.archive.segment_size);
-            let there = |choice: &&route::Choice| {
-                !self
-                    .archive
-                    .contents(choice.segment.timeline, choice.segment.number)
-                    .is_empty()
-            };
-            let Some(choice) = choices.iter().find(there) else {
+            let Some(choice) = self.choice(history, number) else {
                 return found;
             };
             found = Some(Span {
@@ -255,7 +248,7 @@ impl Spans<'_> {
             Some(time) => Some(time),
             None => self.first_time(timeline, span.from).await?,
         };
-        let to = self.last_time(span.last, span.from).await?.max(from);
+        let to = self.last_time(timeline, &span).await?.max(from);
         Ok(Range {
             lineage: lineage.clone(),
             timeline,
@@ -274,19 +267,32 @@ impl Spans<'_> {
         Ok(first.and_then(|facts| facts.segment.min_time.or(facts.segment.last_known_time)))
     }
 
-    /// The latest time that a record of the last segments bears.
-    async fn last_time(&self, last: WalSegment, from: Lsn) -> Result<Option<Timestamp>> {
-        let first = last
-            .size
-            .number_of(from)
-            .max(last.number.saturating_sub(TIME_SEARCH_SEGMENTS));
-        for number in (first..=last.number).rev() {
-            let known = self.facts(WalSegment { number, ..last }).await?;
+    /// The latest time that a record of the last segments bears. Where another timeline shares the last of them, nobody
+    /// can tell without an identity whose time that is: then the one before it counts.
+    async fn last_time(&self, timeline: TimelineId, span: &Span) -> Result<Option<Timestamp>> {
+        let (size, last) = (self.archive.segment_size, span.last.number);
+        let first = size.number_of(span.from).max(last.saturating_sub(TIME_SEARCH_SEGMENTS));
+        let Some(history) = self.archive.tree.history(timeline) else {
+            return Ok(None);
+        };
+        for number in (first..=last).rev() {
+            let Some(choice) = self.choice(history, number).filter(|choice| choice.until.is_none()) else {
+                continue;
+            };
+            let known = self.facts(choice.segment).await?;
             if let Some(time) = known.and_then(|facts| facts.segment.last_known_time) {
                 return Ok(Some(time));
             }
         }
         Ok(None)
+    }
+
+    /// What serves a segment number on the way to a timeline.
+    fn choice(&self, history: &TimelineHistory, number: u64) -> Option<route::Choice> {
+        let archive = self.archive;
+        let choices = route::choices(&archive.tree, history, number, archive.segment_size);
+        let there = |choice: &route::Choice| !archive.contents(choice.segment.timeline, number).is_empty();
+        choices.into_iter().find(there)
     }
 
     /// Facts of a segment, where it is there under its own timeline and readable.
