@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use pgkeep_base::WalSegment;
+use pgkeep_testkit::run::Signal;
 use pgkeep_testkit::s3::Identity;
 use pgkeep_testkit::{Cluster, Damage, S3Server, StopMode, wait};
 
@@ -161,6 +162,15 @@ fn an_s3_server_that_does_not_answer() {
         for name in [&last as &str, "00000002.history"] {
             let output = ask(name, &["--standby"]).expect(1);
             assert!(output.elapsed < Duration::from_secs(4), "hang {hang}: {output}");
+        }
+        if hang {
+            // PostgreSQL must see the signal, or it takes its own shutdown for the end of the archive.
+            let mut asked = shop.run(["wal", "fetch", &last, "pg_wal/x"]).cwd(&directory).spawn();
+            std::thread::sleep(Duration::from_millis(500));
+            asked.signal(Signal::TERM);
+            let ended = asked.wait();
+            assert_eq!(ended.signal, Some(15), "{ended}");
+            assert!(ended.elapsed < Duration::from_secs(2), "{ended}");
         }
         match hang {
             true => server.resume(),

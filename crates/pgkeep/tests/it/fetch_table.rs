@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use pgkeep_testkit::{Damage, Damaged, Output};
+use pgkeep_testkit::{Damage, Damaged, Output, Run};
 
 use crate::life::{Branch, Copy, Life, life};
 
@@ -149,6 +149,17 @@ oldest_and_newest! {
             let _damaged = Damaged::new(&repository, &object, damage);
             assert_eq!(asker.ask(&name).code, Some(0), "{damage:?}");
         }
+        fs::remove_file(&healed).unwrap();
+
+        // A second repository that has it all.
+        let second = branch.home().join("second");
+        Run::new("/bin/cp").arg("-al").arg(&repository).arg(&second).run().ok();
+        branch.configure(&format!("[repository.second]\nurl = \"file://{}\"\n", second.display()));
+        for column in [FLIPPED, CUT, UNREADABLE, Absent, CantTell] {
+            asker.cell(&name, column, 0);
+        }
+        let _damaged = Damaged::new(&second, &object, Damage::Delete);
+        asker.row(&name, 0, 255, 255, 255);
     }
 
     /// Aim: what lies behind the plan's last segment never stops PostgreSQL, which only looks ahead.

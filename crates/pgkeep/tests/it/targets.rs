@@ -109,4 +109,32 @@ every_major! {
         assert!(log.contains("shutdown at recovery target"), "{log}");
         assert_eq!(restored.control("Database cluster state"), "shut down in recovery");
     }
+
+    /// Aim: a time at or after the last commit is the end of the archive, as long as some later record bears a time;
+    /// exclusive, it leaves that commit out.
+    fn a_time_after_the_last_commit(major: u16) {
+        let life = life(major);
+        let last = life.commit(1002).time;
+        let microsecond = jiff::SignedDuration::from_micros(1);
+        holds(life, &["--timeline", "1", "--at", &last.to_string()], &life.up_to(1, 1002));
+        holds(life, &["--timeline", "1", "--at", &(last + microsecond).to_string()], &life.up_to(1, 1002));
+        holds(life, &["--timeline", "1", "--at", &last.to_string(), "--exclusive"], &life.up_to(1, 1001));
+    }
+
+    /// Aim: a server that is killed in the midst of its recovery, or paused at the target, recovers to the same moment
+    /// when it is started again, and `pg_promote` ends the pause as well.
+    fn a_killed_recovery_arrives_all_the_same(major: u16) {
+        let life = life(major);
+        let mut restored = life.restore(&["--at", &life.commit(13).time.to_string()]);
+        restored.start();
+        restored.kill9();
+        let mut restored = restored.paused();
+        restored.kill9();
+        let mut restored = restored.paused();
+        life.assert_holds(&restored, &life.up_to(1, 13));
+        restored.promote();
+        life.assert_holds(&restored, &life.up_to(1, 13));
+        restored.restart(pgkeep_testkit::StopMode::Fast);
+        life.assert_holds(&restored, &life.up_to(1, 13));
+    }
 }

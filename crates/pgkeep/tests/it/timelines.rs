@@ -78,9 +78,11 @@ every_major! {
         let branch = life.branch();
         branch.remove(old);
         let xid = life.commit(17).xid.to_string();
-        let restored = branch.restore(&["--xid", &xid, "--timeline", "1", "--action", "promote"]).opened();
-        life.assert_holds(&restored, &life.up_to(1, 17));
-        assert_eq!(restored.timeline().get(), 4);
+        for timeline in ["1", "latest"] {
+            let restored = branch.restore(&["--xid", &xid, "--timeline", timeline, "--action", "promote"]).opened();
+            life.assert_holds(&restored, &life.up_to(1, 17));
+            assert_eq!(restored.timeline().get(), 4);
+        }
 
         let branch = life.branch();
         branch.remove(new);
@@ -115,5 +117,51 @@ every_major! {
         standby.promote();
         life.assert_holds(&standby, &life.up_to(3, 3003));
         assert_eq!(standby.timeline().get(), 4);
+    }
+
+    /// Aim: of two transactions with one number on two timelines the one on the way is meant.
+    fn a_number_that_two_transactions_have(major: u16) {
+        let life = life(major);
+        let (lost, kept) = (life.commit(1001), life.commit(2001));
+        assert_eq!(lost.xid, kept.xid, "both sides of the failover count on from the same number");
+        let xid = kept.xid.to_string();
+        let restored = life.restore(&["--xid", &xid, "--action", "promote"]).opened();
+        life.assert_holds(&restored, &life.up_to(2, 2001));
+    }
+
+    /// Aim: an old primary is rewound with WAL from the archive and follows the new one over both failovers. Method: its
+    /// own WAL is removed, so that `pg_rewind` and then the standby ask `wal fetch`, which has no plan to answer by.
+    fn an_old_primary_is_rewound_with_wal_from_the_archive(major: u16) {
+        let life = life(major);
+        let branch = life.branch();
+        let (old, new) = (branch.home().join("old"), branch.home().join("new"));
+        for (from, to) in [(&life.shop.cluster, &old), (&life.heir, &new)] {
+            pgkeep_testkit::Run::new("/bin/cp").arg("-a").arg(from.data_dir()).arg(to).run().ok();
+        }
+        let last = life.shop.cluster.control("Latest checkpoint's REDO WAL file");
+        for entry in fs::read_dir(old.join("pg_wal")).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.len() == 24 && name < last {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let conf = old.join("postgresql.conf");
+        let settings = fs::read_to_string(&conf).unwrap();
+        let command = format!("{} wal fetch %f %p", branch.command_line());
+        fs::write(&conf, format!("{settings}\narchive_mode = off\nrestore_command = '{command}'\n")).unwrap();
+        let rewind = pgkeep_testkit::postgres::program(major, "pg_rewind").as_user(life.heir.user());
+        let rewind = rewind.args(["--restore-target-wal", "--no-sync", "--source-pgdata"]).arg(&new);
+        let rewound = rewind.arg("--target-pgdata").arg(&old).run().ok();
+        assert!(rewound.stderr.contains("Done!"), "{rewound}");
+        fs::write(&conf, format!("{settings}\narchive_mode = off\nrestore_command = '{command}'\n")).unwrap();
+        let signal = old.join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        life.heir.user().own(&signal);
+        let mut standby = Cluster::adopt_dir(major, old);
+        standby.start();
+        let newest = "SELECT count(*) FROM ledger WHERE id = 3003";
+        wait::until("the old primary to follow", wait::LIMIT, || (standby.sql(newest) == "1").then_some(()));
+        life.assert_holds(&standby, &life.up_to(3, 3003));
     }
 }

@@ -89,4 +89,39 @@ every_major! {
         assert!(refused.stderr.contains("timeline 7 can't be reached"), "{refused}");
         branch.refuse(4, &["--backup", &life.backups[2], "--at", &life.commit(12).time.to_string()]);
     }
+
+    /// Aim: `window` and `restore` agree: both ends of every range can be reached on its timeline, as times and, at the
+    /// beginning, as an LSN. Just before a gap that is so up to, not at, the last time: behind it there might be another
+    /// commit of that very microsecond.
+    fn the_window_is_true(major: u16) {
+        let life = life(major);
+        let branch = life.branch();
+        let gap = life.segment(1, life.commit(6).record);
+        for with_gap in [false, true] {
+            if with_gap {
+                branch.remove(gap);
+            }
+            let window = branch.run(["--json", "window"]).run().ok().json();
+            let cluster = &window["clusters"][0];
+            let ranges = cluster["ranges"].as_array().unwrap();
+            assert!(ranges.len() >= 3, "{window}");
+            for range in ranges {
+                let timeline = range["timeline"].to_string();
+                for target in [["--at", "from"], ["--at", "to"], ["--lsn", "from_lsn"]] {
+                    let moment = range[target[1]].as_str().unwrap_or_else(|| panic!("{range} has no {}", target[1]));
+                    let moment = match (target[1], moment.parse::<jiff::Timestamp>()) {
+                        ("to", Ok(time)) if with_gap => (time - jiff::SignedDuration::from_micros(1)).to_string(),
+                        _ => moment.to_owned(),
+                    };
+                    let options = ["--timeline", &timeline, target[0], &moment];
+                    let run = branch.run(["restore", "--dry-run", "--into"]).arg(branch.home().join("nothing"));
+                    let output = run.args(options).run();
+                    assert_eq!(output.code, Some(0), "{range} {target:?}: {output}");
+                }
+            }
+            let gaps = cluster["gaps"].as_array().unwrap();
+            assert_eq!(gaps.len(), usize::from(with_gap), "{window}");
+            assert!(!with_gap || gaps[0]["first_missing"] == gap.name(), "{window}");
+        }
+    }
 }

@@ -56,6 +56,12 @@ impl Branch {
             .as_user(OsUser::unprivileged())
     }
 
+    /// Adds lines to its configuration file.
+    pub fn configure(&self, toml: &str) {
+        let before = std::fs::read_to_string(self.config()).unwrap();
+        self.home.file("pgkeep.toml", before + "\n" + toml);
+    }
+
     /// What any other program can run.
     pub fn command_line(&self) -> String {
         format!("{} --config {}", self.binary.display(), self.config())
