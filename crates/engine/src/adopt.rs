@@ -19,8 +19,8 @@ use pgkeep_pg::facts::ServerFacts;
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::server::{Account, is_running};
 use pgkeep_pg::settings::{
-    ArchiveChoice, RECOVERY_SIGNAL, RecoverySettings, TargetAction, read_auto_conf, replace_auto_conf,
-    with_archive_block, with_recovery_block,
+    ArchiveChoice, BlockState, Purpose as BlockPurpose, RECOVERY_SIGNAL, RecoverySettings, TargetAction, find_block,
+    read_auto_conf, replace_auto_conf, with_archive_block, with_recovery_block,
 };
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::open_wal;
@@ -83,6 +83,7 @@ pub async fn plan(engine: &Engine, request: AdoptRequest) -> Result<AdoptPlan> {
         system_identifier: facts.system_identifier,
     };
     check_host(&connection, &facts)?;
+    check_archiving(&facts, &request)?;
     admit(engine, engine.state().ok().as_ref(), &lineage, false).await?;
     let timeline_taken = taken(engine, &lineage, &facts).await?;
     Ok(AdoptPlan {
@@ -108,6 +109,24 @@ fn check_host(connection: &Connection, facts: &ServerFacts) -> Result<()> {
     ))
     .detail("the connection leads to another host, or to another server of that path")
     .hint("Run `pgkeep adopt` on the host of the restored cluster, with a connection to it."))
+}
+
+/// What archives already is not a restored copy that waits to be adopted: it is left alone.
+fn check_archiving(facts: &ServerFacts, request: &AdoptRequest) -> Result<()> {
+    let ours = facts.archive_command.as_deref() == Some(request.archive_command.as_str());
+    let restored =
+        find_block(&read_auto_conf(&facts.data_directory)?, BlockPurpose::Archive).state != BlockState::Absent;
+    if facts.archive_mode == "off" || restored {
+        return Ok(());
+    }
+    if ours {
+        return Err(Error::conflict("the cluster is protected already")
+            .detail("it archives with this configuration's own command")
+            .hint("There is nothing to adopt; `pgkeep status` shows how it is, `pgkeep backup` takes a backup."));
+    }
+    Err(Error::refused("the cluster archives by another command, and was not restored by pgkeep")
+        .detail(format!("archive_command = {}", facts.archive_command.as_deref().unwrap_or("(a library)")))
+        .hint("If it shall be protected by this configuration, set its archive_command; `pgkeep doctor` prints the line."))
 }
 
 async fn connect(engine: &Engine, conninfo: &str) -> Result<Connection> {

@@ -3,14 +3,16 @@
 //! Invariant: a backup is listed from what its signed head says and from which places have that head; nothing is
 //! taken from job history. No identity is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Result, ResultExt, limits};
-use pgkeep_repo::fetch::{Unread, find_copy};
+use pgkeep_repo::fetch::find_copy;
 use pgkeep_repo::head::{Head, VerifiedHead};
 use pgkeep_repo::lineage::Lineage;
-use pgkeep_store::Store;
+use pgkeep_repo::names::logical;
+use pgkeep_repo::reader::read_packs;
+use pgkeep_store::{ObjectName, Store};
 
 use crate::engine::Engine;
 
@@ -100,17 +102,15 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
             }
             listed => listed?,
         };
-        for key in found {
-            places.entry(key).or_default().push(place.name.clone());
+        for (lineage, id, whole) in found {
+            let places = places.entry((lineage, id)).or_default();
+            places.extend(whole.then(|| place.name.clone()));
         }
     }
     let reads = places
         .into_iter()
         .map(|((lineage, id), places)| read_head(engine, lineage, id, places));
-    let read: Vec<_> = stream::iter(reads)
-        .buffered(limits::REQUESTS_IN_FLIGHT)
-        .try_collect()
-        .await?;
+    let read: Vec<_> = stream::iter(reads).buffered(limits::REQUESTS_IN_FLIGHT).collect().await;
     let mut catalogue = Catalogue::default();
     for result in read {
         match result {
@@ -122,7 +122,7 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
     Ok(catalogue)
 }
 
-async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<Vec<(Lineage, BackupId)>> {
+async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<Vec<(Lineage, BackupId, bool)>> {
     let clusters = match cluster {
         Some(cluster) => vec![cluster.to_string()],
         None => directories(store, "backups").await?,
@@ -137,29 +137,20 @@ async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<
                 cluster: cluster.clone(),
                 system_identifier,
             };
-            found.extend(
-                heads_of(store, &lineage)
-                    .await?
-                    .into_iter()
-                    .map(|id| (lineage.clone(), id)),
-            );
+            let heads = heads_of(store, &lineage).await?;
+            found.extend(heads.into_iter().map(|(id, whole)| (lineage.clone(), id, whole)));
         }
     }
     Ok(found)
 }
 
-async fn heads_of(store: &dyn Store, lineage: &Lineage) -> Result<Vec<BackupId>> {
-    let mut objects = store.list(&format!("backups/{lineage}"), None);
-    let mut ids = Vec::new();
-    while let Some(object) = objects.try_next().await? {
-        let name = object.name.to_string();
-        let id = name
-            .strip_suffix("/head")
-            .and_then(|path| path.rsplit('/').next())
-            .and_then(|id| id.parse().ok());
-        ids.extend(id.filter(|id| lineage.head_name(id) == object.name));
-    }
-    Ok(ids)
+/// The backups whose head is there; false for one whose manifest or packs object is not.
+async fn heads_of(store: &dyn Store, lineage: &Lineage) -> Result<Vec<(BackupId, bool)>> {
+    let entries = pgkeep_repo::catalogue::backups(store, lineage).await?;
+    let with_head = entries.into_iter().filter(|entry| entry.head);
+    Ok(with_head
+        .map(|entry| (entry.id, entry.manifest && entry.packs))
+        .collect())
 }
 
 async fn directories(store: &dyn Store, prefix: &str) -> Result<Vec<String>> {
@@ -169,9 +160,12 @@ async fn directories(store: &dyn Store, prefix: &str) -> Result<Vec<String>> {
     }
 }
 
-type Read = std::result::Result<Backup, BadHead>;
-
-async fn read_head(engine: &Engine, lineage: Lineage, id: BackupId, places: Vec<String>) -> Result<Read> {
+async fn read_head(
+    engine: &Engine,
+    lineage: Lineage,
+    id: BackupId,
+    places: Vec<String>,
+) -> std::result::Result<Backup, BadHead> {
     let name = lineage.head_name(&id);
     let check = |bytes: bytes::Bytes| {
         let verified = Head::read(engine.opener(), &name, &bytes)?;
@@ -182,13 +176,50 @@ async fn read_head(engine: &Engine, lineage: Lineage, id: BackupId, places: Vec<
             Err(Error::corrupt("the head is that of another backup"))
         }
     };
-    match find_copy(&engine.stores(), &name, limits::HEAD_BYTES_MAX, check).await {
-        Ok(verified) => Ok(Ok(Backup { verified, places })),
-        Err(why @ Unread::Unknown(_)) => Err(why.into_error(&name)),
-        Err(why) => Ok(Err(BadHead {
-            lineage,
-            id,
-            error: why.into_error(&name),
-        })),
+    let read = find_copy(&engine.stores(), &name, limits::HEAD_BYTES_MAX, check).await;
+    let error = match read {
+        Ok(_) if places.is_empty() => {
+            Error::corrupt(format!("the manifest of backup {id}, or its list of packs, is missing"))
+        }
+        Ok(verified) => return Ok(Backup { verified, places }),
+        Err(why) => why.into_error(&name),
+    };
+    Err(BadHead { lineage, id, error })
+}
+
+/// The packs of a backup that no place has with the right length. Needs no identity; costs a listing for each run that
+/// wrote one of them.
+///
+/// # Errors
+/// What reading the list of packs and listing a required place give.
+pub async fn missing_packs(engine: &Engine, head: &Head) -> Result<Vec<ObjectName>> {
+    let packs = read_packs(&engine.stores(), engine.opener(), head).await?;
+    let mut missing: BTreeMap<ObjectName, u64> = packs
+        .packs()
+        .iter()
+        .map(|pack| (pack.name.clone(), pack.bytes))
+        .collect();
+    let directories: BTreeSet<String> = packs
+        .packs()
+        .iter()
+        .map(|pack| pack.name.directory().to_owned())
+        .collect();
+    for place in engine.places() {
+        for directory in &directories {
+            let mut objects = place.store.list(directory, None);
+            loop {
+                let object = match objects.try_next().await {
+                    Ok(Some(object)) => object,
+                    Ok(None) => break,
+                    Err(error) if error.kind() == ErrorKind::NotFound || !place.required => break,
+                    Err(error) => return Err(error.during(format!("list repository \"{}\"", place.name))),
+                };
+                let logical = logical(&object.name);
+                if missing.get(&logical) == Some(&object.bytes) {
+                    missing.remove(&logical);
+                }
+            }
+        }
     }
+    Ok(missing.into_keys().collect())
 }

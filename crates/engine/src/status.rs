@@ -3,6 +3,7 @@
 //! Invariant: computed from what storage can restore now, never from job history. What can't be known is
 //! `unknown`, which is not green; what was never proven is `warn`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +12,7 @@ use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
 use pgkeep_repo::lineage::Lineage;
 
-use crate::catalogue::{self, Backup, Catalogue};
+use crate::catalogue::{self, Backup, Catalogue, missing_packs};
 use crate::engine::Engine;
 use crate::setup::ClusterConfig;
 use crate::window::{ClusterWindow, Range, window};
@@ -128,7 +129,11 @@ async fn of_cluster(engine: &Engine, config: &ClusterConfig) -> ClusterStatus {
     };
     let mut building = Building { status };
     match look(engine, &config.name).await {
-        Ok((catalogue, windows)) => judge_storage(engine, &mut building, &catalogue, &windows),
+        Ok((catalogue, windows)) => {
+            judge_storage(engine, &mut building, &catalogue, &windows);
+            judge_packs(engine, &mut building, &catalogue).await;
+            judge_chain(&mut building, &catalogue);
+        }
         Err(error) => judge_unreadable(engine, &mut building, &error),
     }
     judge_server(engine, config, &mut building).await;
@@ -183,6 +188,68 @@ fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue
         "no restore of this cluster was ever proven",
         "Restore it and look: `pgkeep restore --into DIR --start --check`.",
     );
+}
+
+/// Whether every pack of the newest backup is there.
+async fn judge_packs(engine: &Engine, building: &mut Building, catalogue: &Catalogue) {
+    let physical = catalogue
+        .backups
+        .iter()
+        .filter(|backup| backup.head().physical().is_ok());
+    let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at) else {
+        return;
+    };
+    let id = &newest.head().id;
+    let hint = "`pgkeep backup --full` stores everything anew; `pgkeep list` shows older backups.";
+    match missing_packs(engine, newest.head()).await {
+        Ok(missing) if missing.is_empty() => {}
+        Ok(missing) => {
+            let message = format!(
+                "backup {id} can't be restored: {} is missing or has another length",
+                missing[0]
+            );
+            building.reason(Health::Fail, "backup-incomplete", message, hint);
+        }
+        Err(error) => {
+            let why = error
+                .detail_text()
+                .map_or_else(|| error.to_string(), |detail| format!("{error}: {detail}"));
+            let health = if error.kind() == ErrorKind::Corrupt {
+                Health::Fail
+            } else {
+                Health::Unknown
+            };
+            building.reason(
+                health,
+                "backup-incomplete",
+                format!("the packs of backup {id}: {why}"),
+                hint,
+            );
+        }
+    }
+}
+
+/// Each head names the one before it by its writer: one that is gone was removed by somebody.
+fn judge_chain(building: &mut Building, catalogue: &Catalogue) {
+    if !catalogue.bad.is_empty() {
+        return;
+    }
+    let known: BTreeSet<_> = catalogue.backups.iter().map(|backup| backup.verified.blake3).collect();
+    for backup in &catalogue.backups {
+        if backup
+            .head()
+            .previous_head
+            .is_some_and(|previous| !known.contains(&previous))
+        {
+            let message = format!("the backup before {} was removed from storage", backup.head().id);
+            building.reason(
+                Health::Warn,
+                "backup-removed",
+                message,
+                "Nothing of pgkeep removes backups yet: find out who did.",
+            );
+        }
+    }
 }
 
 fn judge_places(engine: &Engine, building: &mut Building, newest: &Backup) {

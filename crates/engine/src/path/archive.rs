@@ -18,6 +18,9 @@ use pgkeep_repo::lineage::Lineage;
 
 use crate::engine::Engine;
 
+/// No sealed object is shorter: its header alone is longer. What is, was cut off, and counts as missing.
+const OBJECT_BYTES_MIN: u64 = 256;
+
 /// One content that was archived under a file name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content {
@@ -174,6 +177,9 @@ impl Found {
     }
 
     fn take(&mut self, name: WalObjectName, object: ObjectMeta, from: u64, place: u64) {
+        if object.bytes < OBJECT_BYTES_MIN {
+            return;
+        }
         match &name.file {
             WalFile::History(timeline) => {
                 self.histories.insert((*timeline, name.hash), object.name);

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 use pgkeep_base::{Error, Lsn, Result, TimelineId, WalFile, WalSegment};
-use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::wal::{Meaning, WalkEnd, Walker, meaning, read_segment_header};
 use pgkeep_repo::wal::open_wal;
 
 use crate::engine::Engine;
-use crate::path::{Archive, Position};
+use crate::path::Archive;
+use crate::restore::resolve::Resolved;
 
 /// Segments past a fork that are read to count commits.
 const SEGMENTS_MAX: u64 = 1024;
@@ -49,15 +49,17 @@ impl std::fmt::Display for LeftBehind {
     }
 }
 
-/// Looks at every timeline that the path to `stop` leaves.
-pub async fn left_behind(
-    engine: &Engine,
-    archive: &Archive,
-    history: &TimelineHistory,
-    stop: Position,
-) -> Result<Vec<LeftBehind>> {
+/// Looks at every timeline that the path leaves on its way to the stop; all of them, where the stop is the path's end.
+pub async fn left_behind(engine: &Engine, archive: &Archive, resolved: &Resolved<'_>) -> Result<Vec<LeftBehind>> {
+    let at_end = resolved.walked.search.stop().is_none();
+    let end = resolved.stop.end;
     let mut found = Vec::new();
-    for switch in history.switches().iter().filter(|switch| switch.lsn <= stop.end) {
+    for switch in resolved
+        .history
+        .switches()
+        .iter()
+        .filter(|switch| at_end || switch.lsn <= end)
+    {
         let left = count(engine, archive, switch.timeline, switch.lsn).await?;
         found.extend(left.filter(|left| left.commits > 0));
     }

@@ -14,7 +14,7 @@ use super::left_behind::{LeftBehind, left_behind};
 use super::recovery::RecoveryPlan;
 use super::request::RestoreRequest;
 use super::resolve::{Resolved, resolve};
-use crate::catalogue::{self, Backup, Catalogue};
+use crate::catalogue::{self, Backup, Catalogue, missing_packs};
 use crate::engine::Engine;
 use crate::path::{Archive, Position};
 use crate::window::head_timelines;
@@ -74,17 +74,18 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
     let archive = load_archive(engine, &lineage, &backups).await?;
     let asked = as_asked(&request);
     let resolved = resolve(engine, &archive, &backups, &asked).await?;
+    let left_behind = left_behind(engine, &archive, &resolved).await?;
     let resolved = aim_at_stop(engine, &archive, &backups, &asked, resolved).await?;
 
     let backup = resolved.backup.clone();
     let reader = BackupReader::of_head(engine.stores(), engine.opener().clone(), backup.verified.clone()).await?;
+    refuse_incomplete(engine, &backup).await?;
     let layout = layout::plan(&request.into, &request.tablespaces, &reader).await?;
     let bytes = backup.head().source_bytes;
     let free_bytes = free_everywhere(&layout);
     if let Some(free) = free_bytes.filter(|free| *free < bytes && target_state != TargetState::Unfinished) {
         return Err(no_room(&layout.target, bytes, free));
     }
-    let left_behind = left_behind(engine, &archive, &resolved.history, resolved.stop).await?;
     let notes = notes(&catalogue, &lineage, &archive, &resolved, &left_behind);
     let why = why(&resolved, &request);
     let wal_bytes = resolved.walked.map.len() * archive.segment_size.bytes();
@@ -107,6 +108,21 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
         reader,
         request,
     })
+}
+
+/// A backup of which a pack is missing is refused before anything is written.
+async fn refuse_incomplete(engine: &Engine, backup: &Backup) -> Result<()> {
+    let missing = missing_packs(engine, backup.head()).await?;
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    let id = &backup.head().id;
+    Err(Error::corrupt(format!(
+        "backup {id} can't be restored: {} of its packs are missing",
+        missing.len()
+    ))
+    .detail(format!("{first} is missing or has another length in every repository"))
+    .hint("Restore another one with `--backup ID`; `pgkeep list` shows them."))
 }
 
 fn need_identity(engine: &Engine) -> Result<()> {
@@ -227,6 +243,20 @@ fn notes(
     left_behind: &[LeftBehind],
 ) -> Vec<String> {
     let mut notes: Vec<String> = left_behind.iter().map(ToString::to_string).collect();
+    let mut others: Vec<String> = catalogue
+        .backups
+        .iter()
+        .map(|backup| backup.head().lineage())
+        .filter(|other| other != lineage)
+        .map(|other| other.system_identifier.to_string())
+        .collect();
+    others.dedup();
+    if !others.is_empty() {
+        notes.push(format!(
+            "backups of another cluster lie under the same name and are not considered: system identifier {}",
+            others.join(", ")
+        ));
+    }
     for bad in catalogue.bad.iter().filter(|bad| bad.lineage == *lineage) {
         notes.push(format!("backup {} is not considered: {}", bad.id, bad.error));
     }

@@ -4,8 +4,9 @@
 //! them. The local state only ever adds refusals; it never turns a write into a "was there already", and its loss or
 //! damage does not stop archiving.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::facts::SegmentFacts;
@@ -19,12 +20,17 @@ use pgkeep_store::Created;
 
 use super::lineage::{admit, choose_cluster, data_directories_of, system_identifier_near};
 use super::patience;
+use rustix::fs::OFlags;
+
 use crate::engine::Engine;
 use crate::setup::Place;
 use crate::state::{PushedFile, State};
 
 /// Enough for the first page of any `wal_block_size`.
 const FIRST_PAGE_BYTES: usize = 64 << 10;
+
+/// The largest `wal_segment_size`.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// What to push.
 #[derive(Clone, Debug)]
@@ -72,7 +78,7 @@ pub async fn push(engine: &Engine, request: &PushRequest) -> Result<Pushed> {
 }
 
 async fn push_file(engine: &Engine, request: &PushRequest, path: &Path, file: &WalFile) -> Result<Pushed> {
-    let content = Content::open(path).during(|| format!("read {}", path.display()))?;
+    let content = Content::open(path, file).during(|| format!("read {}", path.display()))?;
     let near = system_identifier_near(&data_directories_of(&request.path, &request.working_directory));
     let facts = inspect(path, file, &content)?;
     let system_identifier = whose(facts.as_ref(), near, file)?;
@@ -120,14 +126,31 @@ enum Content {
 }
 
 impl Content {
-    fn open(path: &Path) -> std::io::Result<Content> {
-        let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+    fn open(path: &Path, file: &WalFile) -> Result<Content> {
+        // Opening a pipe would wait for whoever writes to it.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(path)?;
+        let metadata = opened.metadata()?;
+        if !metadata.is_file() {
+            return Err(Error::invalid("it is not a regular file"));
+        }
+        let bytes = metadata.len();
+        let largest = match file {
+            WalFile::Segment(_) | WalFile::Partial(_) => SEGMENT_BYTES_MAX,
+            WalFile::History(_) | WalFile::BackupHistory(_) => limits::HEADER_BYTES_MAX as u64,
+        };
+        if bytes > largest {
+            return Err(Error::corrupt(format!(
+                "it is {bytes} bytes long, more than any such file can be"
+            )));
+        }
         if bytes > limits::WAL_PART_BYTES {
-            return Ok(Content::Disk((file, bytes)));
+            return Ok(Content::Disk((opened, bytes)));
         }
         let mut content = Vec::with_capacity(bytes as usize);
-        file.read_to_end(&mut content)?;
+        opened.take(limits::WAL_PART_BYTES).read_to_end(&mut content)?;
         Ok(Content::Memory(content))
     }
 

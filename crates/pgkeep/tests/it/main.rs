@@ -8,6 +8,7 @@
 
 mod adopt;
 mod archiving;
+mod attacks;
 mod backup;
 mod backup_interrupted;
 mod backup_refusals;

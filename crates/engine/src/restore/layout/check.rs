@@ -114,6 +114,8 @@ impl Layout {
                     "the data directory"
                 } else if is_version_directory(above) {
                     "a tablespace's directory"
+                } else if above.join("control/genesis").exists() {
+                    "the repository"
                 } else {
                     continue;
                 };
@@ -122,7 +124,7 @@ impl Layout {
                     path.display(),
                     above.display()
                 ))
-                .detail("PostgreSQL and backups would take its files for that cluster's")
+                .detail("its files would be taken for what belongs there")
                 .hint("Choose another place with `--into` or `--tablespace OLD=NEW`."));
             }
         }
