@@ -17,6 +17,8 @@ use crate::engine::Engine;
 use crate::setup::Place;
 use crate::state::State;
 
+/// Longer than a push waits for an optional place.
+const OPTIONAL_PATIENCE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(200);
 /// A push this recent proves that archiving works; otherwise the backup makes WAL move.
 const RECENT_SECONDS: i64 = 3600;
@@ -130,6 +132,42 @@ impl Archiving<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The first segment of a range that an optional place does not have.
+    pub async fn first_missing_in(
+        &self,
+        place: &Place,
+        timeline: TimelineId,
+        start: Lsn,
+        stop: Lsn,
+    ) -> Result<Option<WalSegment>> {
+        let size = self.size;
+        for number in size.number_of(start)..=size.number_before(stop) {
+            let segment = WalSegment { timeline, number, size };
+            if !self.arrives_in(place, segment).await? {
+                return Ok(Some(segment));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits, while the push of the segment may still be on its way to an optional place.
+    async fn arrives_in(&self, place: &Place, segment: WalSegment) -> Result<bool> {
+        let deadline = tokio::time::Instant::now() + OPTIONAL_PATIENCE;
+        loop {
+            let pushed = self.state.pushed(self.lineage, &segment.name())?;
+            if pushed.iter().any(|pushed| pushed.places.contains(&place.name))
+                || self.is_listed(place, segment).await.unwrap_or(false)
+            {
+                return Ok(true);
+            }
+            // The record is written when the push has ended everywhere.
+            if !pushed.is_empty() || tokio::time::Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn is_listed(&self, place: &Place, segment: WalSegment) -> Result<bool> {

@@ -79,7 +79,14 @@ async fn wait_for_wal(context: &Context, end: &End) -> Result<()> {
     let connection = Connection::open(text, &*setup.environment).await?;
     let (start, stop) = (end.label.start_lsn, end.stopped.stop_lsn);
     let archiving = context.archiving();
-    archiving.wait_for_range(&connection, end.timeline, start, stop).await
+    archiving.wait_for_range(&connection, end.timeline, start, stop).await?;
+    for place in context.places.standing().iter().filter(|place| !place.required) {
+        if let Some(segment) = archiving.first_missing_in(place, end.timeline, start, stop).await? {
+            let error = Error::unavailable(format!("it lacks WAL segment {segment}, which this backup needs"));
+            context.places.drop_out(place, &error)?;
+        }
+    }
+    Ok(())
 }
 
 fn bad_pages(counts: &Counts) -> Error {

@@ -107,7 +107,10 @@ impl Places {
     }
 
     /// Noted before anything that the place lacks counts as durable, so that a later run does not take it to be there.
-    fn drop_out(&self, place: &Place, error: &Error) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Io` where that can't be noted.
+    pub fn drop_out(&self, place: &Place, error: &Error) -> Result<()> {
         if let Some(path) = &self.note_to {
             note_missed(path, &place.name).during(|| format!("note that repository \"{}\" is missed", place.name))?;
         }
