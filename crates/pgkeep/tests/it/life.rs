@@ -274,7 +274,7 @@ impl Life {
         let on_it = |id: i64| match timeline {
             1 => id < SECOND,
             2 => id < LOST || (SECOND..THIRD).contains(&id),
-            _ => id < LOST || id > SECOND,
+            _ => !(LOST..=SECOND).contains(&id),
         };
         self.commits.iter().filter(|commit| on_it(commit.id)).collect()
     }
