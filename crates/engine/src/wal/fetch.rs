@@ -6,13 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgkeep_base::{ClusterName, Error, ErrorKind, Result, ResultExt, TimelineId, WalFile, WalSegment};
+use pgkeep_base::{ClusterName, Error, ErrorKind, Result, TimelineId, WalFile, WalSegment};
 use pgkeep_repo::fetch::Unread;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::{object_name, open_wal_to};
 use pgkeep_store::ObjectName;
 
 use super::answer::{Answer, Asked, Found, answer};
+use super::deliver::Delivery;
 use super::lineage::{choose_cluster, data_directories_of, system_identifier_near};
 use super::lookup::{Lookup, Offer, Timelines};
 use crate::engine::Engine;
@@ -120,7 +121,7 @@ async fn planned(engine: &Engine, request: &FetchRequest, file: &WalFile, plan: 
     let lookup = Lookup::new(engine, plan.lineage.clone(), &request.working_directory);
     if let WalFile::History(timeline) = file {
         if let Some(text) = plan.histories.get(timeline) {
-            write_whole(&destination(request), text.as_bytes())?;
+            write_whole(request, text.as_bytes())?;
             return Ok(conclude(Asked::History { named: true }, Finding::good()));
         }
         let (finding, named) = history(&lookup, request, file).await;
@@ -257,15 +258,9 @@ async fn history(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile) ->
     };
     let known = timelines.tree.history(timeline);
     match known.filter(|history| history.parent().is_some()) {
-        Some(history) => match write_whole(&destination(request), history.format().as_bytes()) {
+        Some(history) => match write_whole(request, history.format().as_bytes()) {
             Ok(()) => (Finding::good(), true),
-            Err(error) => (
-                Finding {
-                    found: Found::Unknown,
-                    why: Some(error),
-                },
-                true,
-            ),
+            Err(error) => (undelivered(error), true),
         },
         None => match timelines.take_reason(timeline) {
             Some(why) => (Finding::from_error(why), true),
@@ -300,38 +295,28 @@ async fn serve_offer(lookup: &Lookup<'_>, request: &FetchRequest, file: &WalFile
     }
 }
 
-/// Writes an object's content to the destination: first beside it, and under its name only when all of it is verified.
+/// Writes an object's content to the destination.
 async fn serve(lookup: &Lookup<'_>, request: &FetchRequest, name: &ObjectName) -> Finding {
-    use std::io::Write;
-    let destination = destination(request);
-    let temporary = temporary_beside(&destination);
-    let mut out = match std::fs::File::create(&temporary) {
-        Ok(file) => file,
-        Err(error) => {
-            return Finding {
-                found: Found::Unknown,
-                why: Some(Error::from(error).during(format!("create {}", temporary.display()))),
-            };
-        }
+    let mut delivery = match Delivery::begin(&destination(request), &request.working_directory) {
+        Ok(delivery) => delivery,
+        Err(error) => return undelivered(error),
     };
     let engine = lookup.engine();
-    let written = open_wal_to(&engine.stores(), engine.opener(), engine.naming(), name, |bytes| {
-        Ok(out.write_all(bytes)?)
-    })
-    .await;
-    match written {
-        Ok(_) => match std::fs::rename(&temporary, &destination) {
-            Ok(()) => Finding::good(),
-            Err(error) => Finding {
-                found: Found::Unknown,
-                why: Some(error.into()),
-            },
-        },
-        Err(why) => {
-            // The reason why it can't be served matters more than a leftover.
-            let _ = std::fs::remove_file(&temporary);
-            Finding::unread(why, name)
-        }
+    let stores = engine.stores();
+    let written = open_wal_to(&stores, engine.opener(), engine.naming(), name, |bytes| {
+        delivery.write(bytes)
+    });
+    match written.await {
+        Ok(_) => delivery.finish().map_or_else(undelivered, |()| Finding::good()),
+        Err(why) => Finding::unread(why, name),
+    }
+}
+
+/// It is there and good, and still PostgreSQL does not get it.
+fn undelivered(error: Error) -> Finding {
+    Finding {
+        found: Found::Unknown,
+        why: Some(error),
     }
 }
 
@@ -339,17 +324,10 @@ fn destination(request: &FetchRequest) -> PathBuf {
     request.working_directory.join(&request.destination)
 }
 
-fn temporary_beside(destination: &Path) -> PathBuf {
-    let mut name = destination.file_name().unwrap_or_default().to_owned();
-    name.push(".pgkeep-tmp");
-    destination.with_file_name(name)
-}
-
-fn write_whole(destination: &Path, content: &[u8]) -> Result<()> {
-    let temporary = temporary_beside(destination);
-    std::fs::write(&temporary, content)
-        .and_then(|()| std::fs::rename(&temporary, destination))
-        .during(|| format!("write {}", destination.display()))
+fn write_whole(request: &FetchRequest, content: &[u8]) -> Result<()> {
+    let mut delivery = Delivery::begin(&destination(request), &request.working_directory)?;
+    delivery.write(content)?;
+    delivery.finish()
 }
 
 /// The data directory that the file is for: PostgreSQL runs the command in it, `pg_rewind` names its `pg_wal`.

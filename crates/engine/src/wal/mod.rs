@@ -4,6 +4,7 @@
 //! verified content, and says "end of archive" only where that can't lose data: `answer` has the table.
 
 pub mod answer;
+mod deliver;
 pub mod fetch;
 pub mod lineage;
 pub mod list;
