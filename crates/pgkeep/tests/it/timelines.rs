@@ -5,7 +5,7 @@ use std::fs;
 
 use pgkeep_testkit::{Cluster, every_major, wait};
 
-use crate::life::life;
+use crate::life::{commit, life};
 
 /// The timelines that a running cluster's own history names, oldest first.
 fn ancestors(cluster: &Cluster) -> Vec<String> {
@@ -163,5 +163,32 @@ every_major! {
         let newest = "SELECT count(*) FROM ledger WHERE id = 3003";
         wait::until("the old primary to follow", wait::LIMIT, || (standby.sql(newest) == "1").then_some(()));
         life.assert_holds(&standby, &life.up_to(3, 3003));
+    }
+
+    /// Aim: a copy whose own history runs backwards, because recovery had to aim at a descendant of the timeline that it
+    /// stopped on, archives, is restored and is compared like any other.
+    fn a_copy_that_aimed_too_far_is_restored_again(major: u16) {
+        let life = life(major);
+        let branch = life.branch();
+        branch.remove(life.segment(1, life.forks[0]));
+        let xid = life.commit(17).xid.to_string();
+        let options = ["--xid", &xid, "--exclusive", "--action", "promote", "--archive", "on"];
+        let copy = branch.restore(&options).opened();
+        life.assert_holds(&copy, &life.up_to(1, 16));
+        assert_eq!(ancestors(&copy), ["1", "2"]);
+        commit(&copy, [4001]);
+        copy.archive_all();
+        commit(&copy, [4002]);
+        copy.archive_all();
+        let expected = [life.up_to(1, 16), vec![4001, 4002]].concat();
+        let again = branch.restore(&[]).opened();
+        life.assert_holds(&again, &expected);
+        assert_eq!(again.timeline().get(), 5);
+        let mut standby = branch.restore(&["--standby", "--archive", "off"]);
+        standby.start();
+        let newest = "SELECT count(*) FROM ledger WHERE id = 4002";
+        wait::until("the standby to follow", wait::LIMIT, || (standby.sql(newest) == "1").then_some(()));
+        life.assert_holds(&standby, &expected);
+        life.assert_holds(&branch.restore(&["--timeline", "3"]).opened(), &life.up_to(3, 3003));
     }
 }
