@@ -24,6 +24,7 @@ mod life;
 mod lost_host;
 mod minimal;
 mod p2;
+mod resolved;
 mod restored_directory;
 mod rough_wal;
 mod round_trip;

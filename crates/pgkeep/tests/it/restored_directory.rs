@@ -111,6 +111,18 @@ impl Drop for Ended {
     }
 }
 
+/// Aim: with `--archive keep` a copy archives as its source did, with `off` it doesn't, both also in recovery already.
+#[test]
+fn archiving_is_kept_or_turned_off() {
+    let life = life(17);
+    for (choice, mode) in [("keep", "on"), ("off", "off")] {
+        let xid = life.commit(12).xid.to_string();
+        let copy = life.restore(&["--xid", &xid, "--archive", choice]).paused();
+        assert_eq!(copy.sql("SHOW archive_mode"), mode);
+        assert_eq!(copy.sql("SHOW archive_command").contains("wal push"), choice == "keep");
+    }
+}
+
 /// Aim: a dry run shows the plan and leaves no trace, neither in the target nor in the repository.
 #[test]
 fn a_dry_run_touches_nothing() {
