@@ -115,7 +115,9 @@ every_major! {
         let lost = lose(shop(major).s3("main", server, &bucket, "wo/shop", "admin"), 18);
         bring_back(&lost, "newest", &[]);
         let middle = &lost.ledger.commits()[lost.ledger.commits().len() / 2];
-        let moment = Lsn(middle.to_lsn.0.max(lost.at_first_backup.last_lsn().0 + 8192));
+        let listed = lost.shop.pgkeep(["list", "--json"]).ok().json();
+        let consistent: Lsn = listed["backups"][0]["stop_lsn"].as_str().unwrap().parse().unwrap();
+        let moment = middle.to_lsn.max(lost.at_first_backup.last_lsn()).max(consistent);
         let moved = lost.shop.home().join("middle-fast");
         let mapping = format!("{}={}", lost.tablespace.display(), moved.display());
         let options = ["--lsn", &moment.to_string(), "--action", "promote", "--tablespace", &mapping];
