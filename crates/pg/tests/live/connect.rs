@@ -45,7 +45,10 @@ async fn last_words_survive_the_connection(major: PgMajor) {
     let (idle, busy, last) = (rig.connect().await, rig.connect().await, rig.connect().await);
     let (idle_pid, busy_pid) = (idle.backend_pid(), busy.backend_pid());
     let kill = async {
-        tokio::time::sleep(SECONDS(1)).await;
+        let running =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {busy_pid} AND wait_event = 'PgSleep'");
+        let asleep = async { while rig.ask(&running).await != "1" {} };
+        tokio::time::timeout(SECONDS(30), asleep).await.unwrap();
         rig.ask(&format!("SELECT pg_terminate_backend({idle_pid}, 30000)"))
             .await;
         rig.ask(&format!("SELECT pg_terminate_backend({busy_pid}, 30000)"))
