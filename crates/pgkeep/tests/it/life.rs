@@ -159,6 +159,8 @@ fn fail_over(shop: &Shop, heir: &Cluster) -> Lsn {
     primary.sql("SELECT pg_create_restore_point('gamma')");
     primary.archive_all();
     commit(primary, [LOST + 2]);
+    // Proves that time went on after that commit: a checkpoint's time, in whole seconds, may lie before it.
+    primary.sql("SELECT pg_create_restore_point('omega')");
     primary.archive_all();
     switch_point(heir, 2)
 }
