@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, Event, Result};
+use pgkeep_base::{Error, ErrorKind, Event, Result};
 use pgkeep_repo::open::Opener;
 use pgkeep_repo::seal::Sealer;
 use pgkeep_repo::wal::WalNaming;
@@ -101,9 +101,18 @@ impl Engine {
         self.setup.clock.now()
     }
 
-    /// Opens this host's local state.
+    /// Opens this host's local state. A damaged one is set aside, with a note, and a new one begun: nothing in it is
+    /// needed to restore.
     pub fn state(&self) -> Result<State> {
-        State::open(&self.setup.state_dir)
+        let directory = &self.setup.state_dir;
+        match State::open(directory) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let aside = State::set_aside(directory, self.now())?;
+                self.note(format!("{error}: set aside as {}, and begun anew", aside.display()));
+                State::open(directory)
+            }
+            opened => opened,
+        }
     }
 
     /// Tells the caller something that an operator should read.

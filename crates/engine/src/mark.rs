@@ -54,6 +54,7 @@ pub async fn mark(engine: &Engine, cluster: Option<&ClusterName>, name: &str) ->
         state: &state,
         lineage: &lineage,
         size,
+        data_directory: &facts.data_directory,
         timeout,
     };
     let timeline: TimelineId = facts.timeline;

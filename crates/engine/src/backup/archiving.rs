@@ -3,12 +3,14 @@
 //! Invariant: what counts is this host's record of pushes, or the object in the store; never the word of
 //! `archive_command` alone.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use pgkeep_base::{Error, ErrorKind, Lsn, Result, SegmentSize, TimelineId, WalFile, WalSegment};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
+use pgkeep_pg::wal::read_segment_header;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::parse_object_name;
 use pgkeep_store::ObjectName;
@@ -16,6 +18,7 @@ use pgkeep_store::ObjectName;
 use crate::engine::Engine;
 use crate::setup::Place;
 use crate::state::State;
+use crate::wal::{Content, FIRST_PAGE_BYTES};
 
 /// Longer than a push waits for an optional place.
 const OPTIONAL_PATIENCE: Duration = Duration::from_secs(15);
@@ -29,6 +32,8 @@ pub struct Archiving<'a> {
     pub state: &'a State,
     pub lineage: &'a Lineage,
     pub size: SegmentSize,
+    /// Where PostgreSQL says that its files are; this host need not be able to see it.
+    pub data_directory: &'a Path,
     pub timeout: Duration,
 }
 
@@ -170,22 +175,46 @@ impl Archiving<'_> {
         }
     }
 
+    /// True if the place has the segment with the very content that PostgreSQL has, whoever pushed it. Where that is
+    /// gone, which it is only after `archive_command` took it, the one content that is there must be it.
     async fn is_listed(&self, place: &Place, segment: WalSegment) -> Result<bool> {
+        let stored = self.stored_contents(place, segment).await?;
+        Ok(!stored.is_empty()
+            && match self.hash_in_pg_wal(segment) {
+                Some(own) => stored.contains(&own),
+                None => stored.len() == 1,
+            })
+    }
+
+    /// Hashes of the contents that a place has of a segment.
+    async fn stored_contents(&self, place: &Place, segment: WalSegment) -> Result<Vec<String>> {
         let directory = format!("wal/{}/{}", self.lineage, segment.timeline.hex());
         let after = ObjectName::new(format!("{directory}/{segment}"))?;
         let mut listing = place.store.list(&directory, Some(&after));
         let wanted = WalFile::Segment(segment.name());
+        let mut hashes = Vec::new();
         loop {
             let object = match listing.try_next().await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(hashes),
                 object => object?,
             };
             match object.and_then(|object| parse_object_name(&object.name)) {
-                Some(name) if name.file == wanted && name.part.is_none() => return Ok(true),
-                Some(name) if name.file == wanted => {}
-                _ => return Ok(false),
+                Some(name) if name.file != wanted => return Ok(hashes),
+                Some(name) if name.part.is_none() => hashes.push(name.hash),
+                Some(_) => {}
+                None => return Ok(hashes),
             }
         }
+    }
+
+    /// The hash of a complete segment that PostgreSQL still has; `None` where it doesn't, or where this host can't see.
+    fn hash_in_pg_wal(&self, segment: WalSegment) -> Option<String> {
+        let path = self.data_directory.join("pg_wal").join(segment.name());
+        let content = Content::open(&path, &WalFile::Segment(segment.name())).ok()?;
+        let header = read_segment_header(&content.beginning(FIRST_PAGE_BYTES).ok()?).ok()?;
+        let is_ours = header.start == segment.start() && header.system_id == self.lineage.system_identifier;
+        let digest = is_ours.then(|| self.engine.naming().digest(content.source()))?;
+        digest.ok().map(|digest| digest.hash)
     }
 
     fn covers_required(&self, places: &[String]) -> bool {

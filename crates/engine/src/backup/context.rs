@@ -59,6 +59,7 @@ impl Context {
             state: &self.state,
             lineage: &self.lineage,
             size: self.facts.wal_segment_size,
+            data_directory: &self.facts.data_directory,
             timeout: self.archive_timeout,
         }
     }

@@ -6,7 +6,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use pgkeep_base::{ByteSize, ClusterName, SystemId};
+use pgkeep_base::{ByteSize, ClusterName, ErrorKind, SystemId};
 use pgkeep_pg::binaries::{Purpose, Search};
 
 use super::access::{Answer, Want, Who};
@@ -75,6 +75,10 @@ impl Recorder {
                 absent: false,
                 verdict: judge_mode(directory, metadata.mode()),
             },
+            Err(error) if error.kind() == ErrorKind::Corrupt => closed(Verdict::broken(
+                &error,
+                "The next `pgkeep backup` sets it aside and begins anew.",
+            )),
             Err(error) => closed(Verdict::broken(
                 &error,
                 &format!("chown -R {} {}", owner.name, directory.display()),

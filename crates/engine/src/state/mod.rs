@@ -9,11 +9,14 @@ mod runs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use pgkeep_base::{Error, Result, ResultExt};
 use rusqlite::Connection;
 
 pub use pushed::PushedFile;
 pub use runs::{HeadRecord, Run, RunOutcome};
+
+const DATABASE: &str = "state.db";
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS lineage (
@@ -44,13 +47,11 @@ impl State {
     /// Opens the state in `directory`, making both where they don't exist yet.
     ///
     /// # Errors
-    /// `Io` where the directory can't be made or written; `Unsupported` where a newer pgkeep wrote it.
+    /// `Io` where the directory can't be made or written; `Corrupt` where the file is no database;
+    /// `Unsupported` where a newer pgkeep wrote it.
     pub fn open(directory: &Path) -> Result<State> {
         create_private_directory(directory).during(|| format!("create {}", directory.display()))?;
-        let connection = open_database(&directory.join("state.db"))
-            .map_err(|source| Error::io("the local state can't be opened").source(source).hint(
-                "Check the owner of `state_dir`; it may be removed: the next backup then stores everything anew (`pgkeep doctor`).",
-            ))?;
+        let connection = open_database(&directory.join(DATABASE)).map_err(cannot_open)?;
         let version: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(sql)?;
@@ -68,6 +69,21 @@ impl State {
         })
     }
 
+    /// Takes a damaged database out of the way, for the next [`State::open`] to begin anew; gives its new path.
+    pub fn set_aside(directory: &Path, now: Timestamp) -> Result<PathBuf> {
+        let aside = directory.join(format!("{DATABASE}.damaged-{}", now.as_millisecond()));
+        std::fs::rename(directory.join(DATABASE), &aside)
+            .during(|| format!("rename {DATABASE} to {}", aside.display()))?;
+        for journal in ["-wal", "-shm"] {
+            // They belong to the damaged file, and SQLite would apply them to the new one.
+            match std::fs::remove_file(directory.join(format!("{DATABASE}{journal}"))) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(aside)
+    }
+
     /// Where the reuse caches and journals of a lineage live.
     pub fn reuse_directory(&self, lineage: &pgkeep_repo::lineage::Lineage) -> Result<PathBuf> {
         let path = self
@@ -83,6 +99,18 @@ impl State {
     pub fn backup_lock_path(&self, cluster: &pgkeep_base::ClusterName) -> PathBuf {
         self.directory.join(format!("backup-{cluster}.lock"))
     }
+}
+
+fn cannot_open(source: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let damaged = matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase));
+    let error = match damaged {
+        true => Error::corrupt("the local state is damaged"),
+        false => Error::io("the local state can't be opened"),
+    };
+    error.source(source).hint(
+        "Check the owner of `state_dir`; it may be removed: the next backup then stores everything anew (`pgkeep doctor`).",
+    )
 }
 
 fn open_database(path: &Path) -> rusqlite::Result<Connection> {

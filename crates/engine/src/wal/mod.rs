@@ -4,6 +4,7 @@
 //! verified content, and says "end of archive" only where that can't lose data: `answer` has the table.
 
 pub mod answer;
+mod content;
 mod deliver;
 pub mod fetch;
 pub mod lineage;
@@ -12,3 +13,6 @@ mod lookup;
 pub mod map;
 mod patience;
 pub mod push;
+
+pub(crate) use content::Content;
+pub(crate) use push::FIRST_PAGE_BYTES;

@@ -4,9 +4,7 @@
 //! them. The local state only ever adds refusals; it never turns a write into a "was there already", and its loss or
 //! damage does not stop archiving.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::facts::SegmentFacts;
@@ -18,19 +16,15 @@ use pgkeep_repo::seal::SealedObject;
 use pgkeep_repo::wal::{Relation, WalFacts, WalPlan, WalSource, compare};
 use pgkeep_store::Created;
 
+use super::content::Content;
 use super::lineage::{admit, choose_cluster, data_directories_of, system_identifier_near};
 use super::patience;
-use rustix::fs::OFlags;
-
 use crate::engine::Engine;
 use crate::setup::Place;
 use crate::state::{PushedFile, State};
 
 /// Enough for the first page of any `wal_block_size`.
-const FIRST_PAGE_BYTES: usize = 64 << 10;
-
-/// The largest `wal_segment_size`.
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FIRST_PAGE_BYTES: usize = 64 << 10;
 
 /// What to push.
 #[derive(Clone, Debug)]
@@ -117,57 +111,6 @@ async fn push_file(engine: &Engine, request: &PushRequest, path: &Path, file: &W
         remember(engine, state, &pushed, file, digest.hash, known);
     }
     Ok(pushed)
-}
-
-/// A file in memory, or one too large for that.
-enum Content {
-    Memory(Vec<u8>),
-    Disk((File, u64)),
-}
-
-impl Content {
-    fn open(path: &Path, file: &WalFile) -> Result<Content> {
-        // Opening a pipe would wait for whoever writes to it.
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::NONBLOCK.bits() as i32)
-            .open(path)?;
-        let metadata = opened.metadata()?;
-        if !metadata.is_file() {
-            return Err(Error::invalid("it is not a regular file"));
-        }
-        let bytes = metadata.len();
-        let largest = match file {
-            WalFile::Segment(_) | WalFile::Partial(_) => SEGMENT_BYTES_MAX,
-            WalFile::History(_) | WalFile::BackupHistory(_) => limits::HEADER_BYTES_MAX as u64,
-        };
-        if bytes > largest {
-            return Err(Error::corrupt(format!(
-                "it is {bytes} bytes long, more than any such file can be"
-            )));
-        }
-        if bytes > limits::WAL_PART_BYTES {
-            return Ok(Content::Disk((opened, bytes)));
-        }
-        let mut content = Vec::with_capacity(bytes as usize);
-        opened.take(limits::WAL_PART_BYTES).read_to_end(&mut content)?;
-        Ok(Content::Memory(content))
-    }
-
-    fn source(&self) -> &dyn WalSource {
-        match self {
-            Content::Memory(bytes) => bytes,
-            Content::Disk(file) => file,
-        }
-    }
-
-    /// The first bytes, at most `length`.
-    fn beginning(&self, length: usize) -> Result<Vec<u8>> {
-        let mut buffer = Vec::new();
-        let source = self.source();
-        let length = length.min(source.bytes() as usize);
-        source.read(0, length, &mut buffer).map(<[u8]>::to_vec)
-    }
 }
 
 /// Facts of a segment or partial segment; a check of a history file; nothing for `.backup` files.

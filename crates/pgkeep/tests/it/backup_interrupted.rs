@@ -218,3 +218,30 @@ fn begin_slowly(shop: &Shop) -> Running {
     std::thread::sleep(std::time::Duration::from_millis(800));
     running
 }
+
+/// Aim: a local state that is garbage stops neither archiving nor `mark` nor `backup`: it is kept aside, and told.
+#[test]
+fn a_damaged_state_is_set_aside() {
+    let shop = shop(18).start();
+    shop.pgkeep(["backup"]).ok();
+    let database = shop.state_dir().join("state.db");
+    for command in [&["mark", "here"][..], &["backup"]] {
+        fs::write(&database, "no database".repeat(1000)).unwrap();
+        let run = shop.run(command).run().ok();
+        assert!(run.stderr.contains("the local state is damaged: set aside as"), "{run}");
+        shop.run(command.iter().map(|word| word.replace("here", "again")))
+            .run()
+            .ok();
+    }
+    shop.cluster.archive_all();
+    let kept = fs::read_dir(shop.state_dir()).unwrap();
+    let kept = kept.filter(|entry| {
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .contains(".damaged-")
+    });
+    assert_eq!(kept.count(), 2);
+}

@@ -1,7 +1,7 @@
 //! Two contents under one segment's name: a longer tail is used, a fork is reported and never resolved silently.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::{Cluster, Run, StopMode};
@@ -11,6 +11,15 @@ use crate::shop;
 /// pgkeep on another host: the same configuration, a state directory of its own.
 fn elsewhere<const N: usize>(shop: &Shop, args: [&str; N]) -> Run {
     shop.run(args).env("PGKEEP_STATE_DIR", shop.home().join("elsewhere"))
+}
+
+/// The segment that PostgreSQL is writing, as it is now, under its name in another directory; and that name.
+fn copy_of_current_segment(shop: &Shop) -> (PathBuf, String) {
+    let name = shop.cluster.current_segment().name();
+    let content = fs::read(shop.cluster.data_dir().join("pg_wal").join(&name)).unwrap();
+    let copy = shop.home().dir("early").join(&name);
+    fs::rename(shop.home().file("half", content), &copy).unwrap();
+    (copy, name)
 }
 
 /// The ids in a copy restored with these options.
@@ -30,27 +39,40 @@ fn a_longer_tail_is_used() {
         shop.cluster.sql("CREATE TABLE t (i int)");
         shop.pgkeep(["backup"]).ok();
         shop.cluster.sql("INSERT INTO t VALUES (1)");
-        let segment = shop
-            .cluster
-            .data_dir()
-            .join("pg_wal")
-            .join(shop.cluster.current_segment().name());
-        let half = shop.home().file("half", fs::read(&segment).unwrap());
-        let early = shop.home().dir("early").join(segment.file_name().unwrap());
-        fs::rename(half, &early).unwrap();
+        let (early, segment) = copy_of_current_segment(&shop);
         let push = |run: Run| run.arg(&early).cwd(shop.cluster.data_dir()).run().ok();
         match other_host {
             true => push(elsewhere(&shop, ["wal", "push"])),
             false => push(shop.run(["wal", "push"])),
         };
         shop.cluster.sql("INSERT INTO t VALUES (2)");
-        assert_eq!(
-            shop.cluster.archive_all(),
-            segment.file_name().unwrap().to_str().unwrap()
-        );
+        assert_eq!(shop.cluster.archive_all(), segment);
         shop.cluster.sql("INSERT INTO t VALUES (3)");
         shop.cluster.archive_all();
         assert_eq!(ids(&shop, "copy", &[]), "1 2 3", "other host: {other_host}");
+    }
+}
+
+/// Aim: an object under a segment's name proves nothing: `mark` and `backup` want the content that PostgreSQL has.
+#[test]
+fn other_content_is_not_the_arrival() {
+    let mut shop = shop(17).start();
+    shop.cluster.sql("CREATE TABLE t (i int)");
+    let works = shop.cluster.sql("SHOW archive_command");
+    for command in [&["mark", "here"][..], &["backup"]] {
+        shop.cluster.set_conf("archive_command", "/bin/false");
+        shop.cluster.sql("INSERT INTO t VALUES (1)");
+        let (early, _) = copy_of_current_segment(&shop);
+        elsewhere(&shop, ["wal", "push"])
+            .arg(&early)
+            .cwd(shop.cluster.data_dir())
+            .run()
+            .ok();
+        let refused = shop.run(command).run().expect(4);
+        assert!(refused.stderr.contains("WAL archiving does not work"), "{refused}");
+        shop.cluster.set_conf("archive_command", &works);
+        shop.cluster.archive_all();
+        shop.run(command).run().ok();
     }
 }
 
