@@ -82,6 +82,8 @@ pub struct Walk {
     version_directory: String,
     levels: Vec<Level>,
     excluded: u64,
+    /// Waits between two looks at a tablespace of this data directory that may be being dropped; a test drops it here.
+    pub(super) between_looks: fn(&Path),
 }
 
 /// A directory whose names are being visited.
@@ -122,6 +124,7 @@ impl Walk {
             version_directory: data_dir.control().tablespace_version_directory(),
             levels: vec![top],
             excluded: 0,
+            between_looks: |_| std::thread::sleep(DROP_RETRY_DELAY),
         })
     }
 
@@ -165,7 +168,7 @@ impl Walk {
                     if stat_at(&level.dir, name, false).is_ok() {
                         break;
                     }
-                    std::thread::sleep(DROP_RETRY_DELAY);
+                    (self.between_looks)(&self.data_dir);
                 }
                 Err(tablespaces::no_version_directory(tablespace, &self.version_directory))
             }
