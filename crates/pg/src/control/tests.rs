@@ -1,4 +1,4 @@
-//! Tests of `pg_control` on bytes made by hand; those of real clusters are compared in `tests/files`.
+//! Tests of `pg_control` on bytes made by hand; those of real clusters are compared in `tests/it/files`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! Tests of the walk on directories made by hand; real clusters are walked in `tests/files`.
+//! Tests of the walk on directories made by hand; real clusters are walked in `tests/it/files`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,4 +1,4 @@
-//! Tests of histories; files that PostgreSQL wrote are compared in `tests/files.rs`.
+//! Tests of histories; files that PostgreSQL wrote are compared in `tests/it/files`.
 
 use pgkeep_base::ErrorKind;
 

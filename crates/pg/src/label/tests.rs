@@ -1,4 +1,4 @@
-//! Tests of labels and maps; real ones are read in `tests/files/`.
+//! Tests of labels and maps; real ones are read in `tests/it/files`.
 
 use std::ffi::OsStr;
 use std::path::Path;

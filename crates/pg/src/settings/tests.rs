@@ -1,4 +1,4 @@
-//! Tests of the settings files; PostgreSQL itself reads the blocks in `tests/files/`.
+//! Tests of the settings files; PostgreSQL itself reads the blocks in `tests/it/files`.
 
 use pgkeep_base::{ErrorKind, Lsn, PgMajor, RecoveryTarget, TargetTimeline, TimelineId};
 

@@ -1,4 +1,4 @@
-//! Claims about reading WAL, on segments written by a small writer of our own; real ones are in `tests/wal/`.
+//! Claims about reading WAL, on segments written by a small writer of our own; real ones are in `tests/it/wal`.
 
 mod corruption;
 mod facts;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use pgkeep_base::Lsn;
 use pgkeep_pg::wal::{Meaning, Record};
 
-use crate::cluster::Cluster;
+use super::cluster::Cluster;
 
 const RMGRS: [&str; 22] = [
     "XLOG",

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use pgkeep_pg::datadir::{Class, DataDir, Entry, Fork, Found, RelSegment};
 use pgkeep_pg::page::{PageState, bad_pages, has_sane_header, page_lsn, verify_page};
 
-use crate::cluster::{Cluster, for_majors};
+use super::cluster::{Cluster, for_majors};
 
 const EVERY_ACCESS_METHOD: &str = "
 create table t (id int, v text, p point, a int[]);

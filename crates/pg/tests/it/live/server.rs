@@ -8,7 +8,7 @@ use pgkeep_pg::server::{
 };
 use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process};
 
-use crate::rig::{Rig, Room, SECONDS, binaries, every_major, newest};
+use super::rig::{Rig, Room, SECONDS, binaries, every_major, newest};
 
 every_major!(
     a_server_starts_and_stops_as_asked,

@@ -17,7 +17,7 @@ pub const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 macro_rules! every_major {
     ($($name:ident),* $(,)?) => { $(
         mod $name {
-            crate::rig::every_major!(@one $name, v14 14, v15 15, v16 16, v17 17, v18 18);
+            crate::live::rig::every_major!(@one $name, v14 14, v15 15, v16 16, v17 17, v18 18);
         }
     )* };
     (@one $name:ident, $($version:ident $major:literal),*) => { $(

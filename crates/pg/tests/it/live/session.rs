@@ -6,7 +6,7 @@ use pgkeep_base::{ErrorKind, Lsn, PgMajor};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{Rig, SECONDS, every_major, newest};
+use super::rig::{Rig, SECONDS, every_major, newest};
 
 every_major!(
     a_session_returns_what_belongs_into_the_backup,
@@ -183,7 +183,7 @@ async fn tablespace_paths_survive_odd_encodings() {
     rig.run("CREATE DATABASE latin ENCODING latin1 TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
         .await;
     let conninfo = rig.server.conninfo("postgres", "latin");
-    let conn = pgkeep_pg::connect::Connection::open(&conninfo, &crate::rig::no_environment)
+    let conn = pgkeep_pg::connect::Connection::open(&conninfo, &crate::live::rig::no_environment)
         .await
         .unwrap();
     // In this session é is two bytes, in the database one: the path on disk gets the database's.
@@ -193,7 +193,7 @@ async fn tablespace_paths_survive_odd_encodings() {
         .unwrap();
     for database in ["latin", "postgres"] {
         let conninfo = rig.server.conninfo("postgres", database);
-        let conn = pgkeep_pg::connect::Connection::open(&conninfo, &crate::rig::no_environment)
+        let conn = pgkeep_pg::connect::Connection::open(&conninfo, &crate::live::rig::no_environment)
             .await
             .unwrap();
         let session = BackupSession::begin(conn, "odd", true, key("main")).await.unwrap();

@@ -3,11 +3,6 @@
 //! Needs PostgreSQL 14 to 18 in `$PGKEEP_PG_DIR/<major>/bin` (`scripts/fetch-postgres`); panics without.
 //! Each cluster lives in a directory of its own under `/tmp` and is reached by its socket only.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "clippy knows tests by their attribute, not what they call"
-)]
-
 mod cluster;
 mod waldump;
 

@@ -3,8 +3,6 @@
 //! Method: scratch clusters from the installations under `PGKEEP_PG_DIR` (directories `14` to `18`, each with `bin`);
 //! a missing major fails. Every cluster lives in its own temporary directory and dies with its test.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
-
 mod connect;
 mod facts;
 mod recovery;

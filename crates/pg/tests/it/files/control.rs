@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use pgkeep_pg::control::{ClusterState, ControlFile, WalLevel};
 
-use crate::cluster::{Cluster, for_majors};
+use super::cluster::{Cluster, for_majors};
 
 /// Aim: every field means what PostgreSQL means. Method: `pg_controldata` on the same file, in three states.
 #[test]

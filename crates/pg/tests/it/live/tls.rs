@@ -8,7 +8,7 @@ use std::process::Command;
 use pgkeep_base::ErrorKind;
 use pgkeep_pg::connect::Connection;
 
-use crate::rig::{Rig, Room, newest, no_environment};
+use super::rig::{Rig, Room, newest, no_environment};
 
 fn openssl(dir: &Path, arguments: &str) {
     let output = Command::new("openssl")

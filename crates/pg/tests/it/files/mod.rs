@@ -2,9 +2,6 @@
 //!
 //! Needs PostgreSQL 14 to 18 in `$PGKEEP_PG_DIR/<major>/bin` (`scripts/fetch-postgres`); panics without.
 
-// Test code, although not all of it is inside a test.
-#![allow(clippy::unwrap_used)]
-
 mod cluster;
 mod control;
 mod pages;

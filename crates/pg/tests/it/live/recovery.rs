@@ -10,7 +10,7 @@ use pgkeep_pg::server::{Readiness, RecoveryEnd};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{Rig, Room, SECONDS, every_major, newest, no_environment};
+use super::rig::{Rig, Room, SECONDS, every_major, newest, no_environment};
 
 every_major!(
     recovery_ends_as_its_action_says,

@@ -12,7 +12,7 @@ use pgkeep_pg::settings::{
     self, ArchiveChoice, BlockState, Purpose, RecoverySettings, StandbySettings, TargetAction, find_block,
 };
 
-use crate::cluster::{Cluster, for_majors};
+use super::cluster::{Cluster, for_majors};
 
 fn settings(restore_command: &str, target: RecoveryTarget) -> RecoverySettings {
     RecoverySettings {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use pgkeep_pg::datadir::{Class, DataDir, EntryKind, Found, RelPath};
 
-use crate::cluster::{Cluster, for_majors};
+use super::cluster::{Cluster, for_majors};
 
 const TABLES: &str = "
 create table plain (id int primary key, v text) tablespace one;

@@ -7,7 +7,7 @@ use pgkeep_base::{ErrorKind, PgMajor};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::server::{StopMode, free_port};
 
-use crate::rig::{Rig, SECONDS, every_major, newest, no_environment};
+use super::rig::{Rig, SECONDS, every_major, newest, no_environment};
 
 every_major!(
     a_session_is_safe_whatever_the_role_says,

@@ -5,7 +5,7 @@ use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::{ArchiveBacklog, ArchiverFacts, ServerFacts, grants_sql, privileges, required};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 
-use crate::rig::{Rig, SECONDS, every_major};
+use super::rig::{Rig, SECONDS, every_major};
 
 every_major!(
     facts_agree_with_pg_controldata,
