@@ -78,7 +78,7 @@ impl Fault {
     /// What this fault means for the caller of a request to this store.
     pub(super) fn failure(&self, context: &Context) -> Failure {
         match self {
-            Fault::Refused { status, code, .. } => self.refused(*status, code, context),
+            Fault::Refused { method, status, code, .. } => self.refused(method, *status, code, context),
             Fault::Untrusted(_) => Failure::again(Error::unavailable(self.to_string())),
             Fault::Stalled(_) => Failure::again(Error::unavailable(self.to_string()).hint(
                 "Look at the network between here and the store; a slow one needs a larger `progress_timeout_s`. \
@@ -106,7 +106,7 @@ impl Fault {
         }
     }
 
-    fn refused(&self, status: StatusCode, code: &str, context: &Context) -> Failure {
+    fn refused(&self, method: &Method, status: StatusCode, code: &str, context: &Context) -> Failure {
         let error = |kind| Error::new(kind, self.to_string());
         let bucket = || {
             let missing = format!(
@@ -117,6 +117,8 @@ impl Fault {
         };
         match (status.as_u16(), code) {
             (_, "NoSuchBucket") => Failure::last(bucket()),
+            // What is to be created can't be missing.
+            (404, "NoSuchKey") if method == Method::PUT => Failure::again(error(ErrorKind::Unavailable)),
             (404, "NoSuchKey") => Failure::last(Error::not_found("no such object")),
             (404, _) => Failure::last(
                 error(ErrorKind::Unavailable)

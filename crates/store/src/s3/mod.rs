@@ -1,8 +1,8 @@
 //! A bucket, or a prefix in one, as a store: on Amazon and on what speaks like it.
 //!
 //! Invariant: `create` is one PUT with `If-None-Match: *` and a SHA-256 that the store verifies; it is `New` only on a
-//! believable 200 and `AlreadyThere` only on 412. Absence is believed only as `NoSuchKey`, which a HEAD can't say, so
-//! that an absent object costs one more request. object_store builds and signs the requests; `transport.rs` carries
+//! believable 200 and `AlreadyThere` only on a 412 that a look at the name, where it is allowed, does not contradict.
+//! Absence is believed only as `NoSuchKey`, which a HEAD can't say, so that an absent object costs one more request. object_store builds and signs the requests; `transport.rs` carries
 //! them, `guard.rs` judges the answers, `fault.rs` says what a failure means, `retry.rs` tries again.
 
 mod credentials;
@@ -122,7 +122,7 @@ impl S3Store {
         fault::failure(&error, &self.context)
     }
 
-    async fn put(&self, path: &Path, body: &Payload) -> std::result::Result<Created, Failure> {
+    async fn put(&self, name: &ObjectName, path: &Path, body: &Payload) -> std::result::Result<Created, Failure> {
         let payload: PutPayload = body.parts().iter().cloned().collect();
         let options = PutOptions {
             mode: PutMode::Create,
@@ -132,9 +132,19 @@ impl S3Store {
         match self.bucket.put_opts(path, payload, options).await {
             Ok(_) => Ok(Created::New),
             Err(error) => match fault(&error).and_then(|fault| fault.status()) {
-                Some(StatusCode::PRECONDITION_FAILED) => Ok(Created::AlreadyThere),
+                Some(StatusCode::PRECONDITION_FAILED) => self.taken(name, path).await,
                 _ => Err(self.failure(error)),
             },
+        }
+    }
+
+    /// What a 412 comes to. Who may only create must believe it; who may look finds a server that contradicts itself.
+    async fn taken(&self, name: &ObjectName, path: &Path) -> std::result::Result<Created, Failure> {
+        match self.head(name, path).await {
+            Err(absent) if absent.error.kind() == ErrorKind::NotFound => Err(Failure::again(Error::unavailable(
+                "the store says that the name is taken, and that nothing is there",
+            ))),
+            _ => Ok(Created::AlreadyThere),
         }
     }
 
@@ -232,7 +242,7 @@ impl Store for S3Store {
             .during(|| what);
         }
         let path = self.path(name);
-        self.retry.run(&what, || self.put(&path, &body)).await
+        self.retry.run(&what, || self.put(name, &path, &body)).await
     }
 
     async fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Bytes> {

@@ -84,11 +84,18 @@ async fn the_server_is_asked_to_encrypt_with_its_own_key() {
 
 #[tokio::test]
 async fn a_taken_name_is_412_and_nothing_else() {
-    let fake = Fake::start([Reply::error(412, "PreconditionFailed")]).await;
-    assert_eq!(create(&fake).await.unwrap(), Created::AlreadyThere);
-    assert_eq!(fake.seen().len(), 1);
+    for look in [
+        Reply::found(""),
+        Reply::error(403, "AccessDenied"),
+        Reply::error(500, "InternalError"),
+    ] {
+        let fake = Fake::start([Reply::error(412, "PreconditionFailed"), look]).await;
+        assert_eq!(create(&fake).await.unwrap(), Created::AlreadyThere);
+        assert_eq!(fake.seen().len(), 2);
+    }
 
     for (reply, expected) in [
+        (Reply::error(404, "NoSuchKey"), ErrorKind::Unavailable),
         (Reply::error(409, "ConditionalRequestConflict"), ErrorKind::Unavailable),
         (Reply::error(409, "OperationAborted"), ErrorKind::Unavailable),
         (Reply::http(304, &[], ""), ErrorKind::Invalid),
@@ -100,6 +107,24 @@ async fn a_taken_name_is_412_and_nothing_else() {
         let fake = Fake::start([reply.clone()]).await;
         assert_eq!(kind(create(&fake).await), expected, "{reply:?}");
     }
+}
+
+/// Aim: a name that is taken although nothing is there, as a server says that has lost its way, is no success.
+#[tokio::test]
+async fn a_taken_name_with_nothing_there_is_tried_again() {
+    let contradiction = || {
+        [
+            Reply::error(412, "PreconditionFailed"),
+            Reply::error(404, "NoSuchKey"),
+            Reply::error(404, "NoSuchKey"),
+        ]
+    };
+    let fake = Fake::start(contradiction().into_iter().chain([Reply::stored()])).await;
+    assert_eq!(create(&fake).await.unwrap(), Created::New);
+    let fake = Fake::start(contradiction().into_iter().cycle().take(9)).await;
+    let error = create(&fake).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(told(&error).contains("nothing is there"), "{}", told(&error));
 }
 
 #[tokio::test]
