@@ -12,6 +12,7 @@
 pub mod corrupt;
 pub mod fixture;
 mod matrix;
+pub mod net;
 pub mod oracle;
 pub mod postgres;
 mod reaper;
@@ -23,10 +24,11 @@ pub mod wait;
 
 pub use corrupt::{Damage, Damaged};
 pub use fixture::Shop;
+pub use net::{TcpProxy, Trouble};
 pub use oracle::{Ledger, Oracle, Upto};
 pub use postgres::{Cluster, StopMode, majors};
 pub use run::{Output, Run, Running, Signal};
-pub use s3::{Bucket, S3Server};
+pub use s3::{Bucket, Op, Rule, S3Fault, S3Proxy, S3Server};
 pub use scratch::Scratch;
 pub use user::OsUser;
 

@@ -182,10 +182,9 @@ fn damage_page(path: &std::path::Path, page: usize) {
 /// The server holds no backup session: nobody but us is connected, and no lock of a backup is held.
 #[track_caller]
 pub fn out_of_backup_mode(cluster: &Cluster) {
-    let others =
-        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgkeep'";
     pgkeep_testkit::wait::until("the backup's session to end", pgkeep_testkit::wait::LIMIT, || {
-        (cluster.sql(others) == "0").then_some(())
+        (cluster.sql(sessions) == "0").then_some(())
     });
     assert_eq!(
         cluster.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"),

@@ -23,6 +23,7 @@ mod golden;
 mod life;
 mod lost_host;
 mod minimal;
+mod network;
 mod p2;
 mod resolved;
 mod restored_directory;

@@ -1,6 +1,7 @@
 //! A bucket as a test sees it: without pgkeep, as any identity.
 
 use super::client::{Answer, Request, send};
+use super::proxy::S3Proxy;
 
 /// A bucket of an [`super::S3Server`], seen by one identity; the administrator at first.
 #[derive(Clone, Debug)]
@@ -28,6 +29,14 @@ impl Bucket {
     pub fn seen_by(&self, identity: &str) -> Bucket {
         Bucket {
             identity: identity.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same bucket by way of a proxy.
+    pub fn through(&self, proxy: &S3Proxy) -> Bucket {
+        Bucket {
+            port: proxy.port(),
             ..self.clone()
         }
     }

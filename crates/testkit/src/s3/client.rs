@@ -1,10 +1,11 @@
 //! The few S3 requests that tests make themselves, over plain HTTP/1.1 to loopback.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use super::sign;
+use crate::net::http::{BodyOf, Message};
 
 /// An answer of the server.
 #[derive(Debug)]
@@ -54,42 +55,13 @@ pub(super) fn send(port: u16, identity: &str, request: Request<'_>) -> io::Resul
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.write_all(head.as_bytes())?;
     stream.write_all(request.body)?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-    parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
-}
-
-fn parse(bytes: &[u8]) -> Option<Answer> {
-    let split = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&bytes[..split]).ok()?.to_ascii_lowercase();
-    let body = &bytes[split + 4..];
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    // An interim answer announces the real one.
-    if status == 100 {
-        return parse(body);
-    }
-    let chunked = head
-        .lines()
-        .any(|line| line.starts_with("transfer-encoding:") && line.contains("chunked"));
-    let body = if chunked { unchunk(body)? } else { body.to_vec() };
-    let announced = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    let complete = announced.is_none_or(|length: usize| length == body.len());
-    complete.then_some(Answer { status, body })
-}
-
-fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let end = bytes.windows(2).position(|window| window == b"\r\n")?;
-        let size = std::str::from_utf8(&bytes[..end]).ok()?.split(';').next()?.trim();
-        let size = usize::from_str_radix(size, 16).ok()?;
-        bytes = &bytes[end + 2..];
-        if size == 0 {
-            return Some(body);
-        }
-        body.extend_from_slice(bytes.get(..size)?);
-        bytes = bytes.get(size + 2..)?;
-    }
+    let body_of = if request.method == "HEAD" {
+        BodyOf::Nothing
+    } else {
+        BodyOf::Response
+    };
+    let answer = Message::read(&mut BufReader::new(stream), body_of)?;
+    let told = answer.and_then(|answer| Some((answer.status()?, answer.body)));
+    let (status, body) = told.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))?;
+    Ok(Answer { status, body })
 }

@@ -197,7 +197,7 @@ impl S3Server {
 
     /// `https://127.0.0.1:PORT`, with a certificate that [`S3Server::ca_file`] vouches for.
     pub fn https_endpoint(&self) -> String {
-        format!("https://127.0.0.1:{}", self.ports[1])
+        format!("https://127.0.0.1:{}", self.https_port())
     }
 
     /// The certificate (PEM) of [`S3Server::https_endpoint`], signed by itself.
@@ -237,8 +237,14 @@ impl S3Server {
         bucket
     }
 
-    fn port(&self) -> u16 {
+    /// The port of [`S3Server::endpoint`].
+    pub fn port(&self) -> u16 {
         self.ports[0]
+    }
+
+    /// The port of [`S3Server::https_endpoint`].
+    pub fn https_port(&self) -> u16 {
+        self.ports[1]
     }
 
     fn log_path(&self) -> PathBuf {
