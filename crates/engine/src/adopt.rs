@@ -31,6 +31,7 @@ use crate::path::Archive;
 use crate::path::archive::HeadTimelines;
 use crate::restore::OWN_DIRECTORY;
 use crate::wal::lineage::admit;
+use crate::wal::map::Holder;
 use crate::wal::push::{PushRequest, push};
 
 const RESTART_SECONDS: u64 = 600;
@@ -168,8 +169,9 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
         let Ok(here) = std::fs::read(facts.data_directory.join("pg_wal").join(segment.name())) else {
             continue;
         };
-        for content in archive.contents(facts.timeline, number) {
-            let name = archive.object_name(&WalFile::Segment(segment.name()), &content.hash)?;
+        let contents = archive.contents(facts.timeline, number).iter();
+        for content in contents.filter(|content| content.holder == Holder::Segment) {
+            let name = archive.object_name(&segment, content)?;
             let Ok((_, archived)) = open_wal(&engine.stores(), engine.opener(), engine.naming(), &name).await else {
                 continue;
             };
@@ -180,7 +182,8 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
     }
     // A whole segment of which this cluster has written only a part so far is somebody else's.
     let ahead = archive
-        .last_number(facts.timeline)
+        .numbers(facts.timeline)
+        .last()
         .filter(|last| *last >= facts.wal_segment_size.number_of(facts.wal_lsn));
     Ok(ahead.map(|_| {
         format!(

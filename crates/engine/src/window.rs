@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use pgkeep_base::{ClusterName, Lsn, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+use pgkeep_base::{ClusterName, Lsn, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
-use pgkeep_repo::wal::{WalFacts, read_wal_header};
+use pgkeep_repo::wal::WalFacts;
 
 use crate::catalogue::{self, Backup, Catalogue};
 use crate::engine::Engine;
 use crate::path::archive::HeadTimelines;
+use crate::path::contents::segment_facts;
 use crate::path::{Archive, route};
+use crate::wal::map::Holder;
 
 /// Segments that are looked at, from the end backwards, for a record that bears a time.
 const TIME_SEARCH_SEGMENTS: u64 = 64;
@@ -223,7 +225,8 @@ impl Spans<'_> {
                 last: choice.segment,
                 until: choice.until,
             });
-            if choice.until.is_some() {
+            // Nothing follows what is only the beginning of a segment.
+            if choice.until.is_some() || self.is_partial(&choice.segment) {
                 return found;
             }
             number += 1;
@@ -295,16 +298,14 @@ impl Spans<'_> {
         choices.into_iter().find(there)
     }
 
+    fn is_partial(&self, segment: &WalSegment) -> bool {
+        let contents = self.archive.contents(segment.timeline, segment.number);
+        contents.iter().all(|content| content.holder == Holder::Partial)
+    }
+
     /// Facts of a segment, where it is there under its own timeline and readable.
     async fn facts(&self, segment: WalSegment) -> Result<Option<WalFacts>> {
-        let Some(content) = self.archive.contents(segment.timeline, segment.number).first() else {
-            return Ok(None);
-        };
-        let name = self
-            .archive
-            .object_name(&WalFile::Segment(segment.name()), &content.hash)?;
-        let read = read_wal_header(&self.engine.stores(), self.engine.opener(), &name, Some(content.bytes)).await;
-        Ok(read.ok().and_then(|header| header.facts))
+        segment_facts(self.engine, self.archive, segment).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, TimelineId, WalFile};
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, TimelineId, WalFile, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::open::Unread;
 use pgkeep_repo::wal::{WalObjectName, object_name, open_wal, parse_object_name, read_wal_header};
@@ -17,13 +17,16 @@ use super::tree::Tree;
 use pgkeep_repo::lineage::Lineage;
 
 use crate::engine::Engine;
+use crate::wal::map::Holder;
 
 /// No sealed object is shorter: its header alone is longer. What is, was cut off, and counts as missing.
 const OBJECT_BYTES_MIN: u64 = 256;
 
-/// One content that was archived under a file name.
+/// One content that was archived of a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content {
+    /// Whether it was archived as the segment, or as its `.partial` file.
+    pub holder: Holder,
     /// Keyed hash of the plaintext.
     pub hash: String,
     /// Length of the object, by the listing.
@@ -94,12 +97,12 @@ impl Archive {
         })
     }
 
-    /// What was archived as segment `number` of `timeline`.
+    /// What was archived of segment `number` of `timeline`: contents of the segment first, then of its `.partial` file.
     pub fn contents(&self, timeline: TimelineId, number: u64) -> &[Content] {
         self.segments.get(&(timeline, number)).map_or(&[], Vec::as_slice)
     }
 
-    /// The largest segment number of a timeline.
+    /// The largest segment number of a timeline of which anything was archived.
     pub fn last_number(&self, timeline: TimelineId) -> Option<u64> {
         self.segments
             .range((timeline, 0)..=(timeline, u64::MAX))
@@ -107,31 +110,56 @@ impl Archive {
             .map(|((_, number), _)| *number)
     }
 
-    /// Segment numbers of a timeline, in order.
+    /// Numbers of a timeline's archived segments, in order; a `.partial` file alone is none.
     pub fn numbers(&self, timeline: TimelineId) -> impl Iterator<Item = u64> {
+        let whole = |contents: &[Content]| contents.iter().any(|content| content.holder == Holder::Segment);
+        self.numbers_where(timeline, whole)
+    }
+
+    /// Numbers of a timeline's segments of which only a `.partial` file was archived, in order.
+    pub fn partials(&self, timeline: TimelineId) -> impl Iterator<Item = u64> {
+        let partial = |contents: &[Content]| contents.iter().all(|content| content.holder == Holder::Partial);
+        self.numbers_where(timeline, partial)
+    }
+
+    fn numbers_where(&self, timeline: TimelineId, wanted: fn(&[Content]) -> bool) -> impl Iterator<Item = u64> {
         self.segments
             .range((timeline, 0)..=(timeline, u64::MAX))
+            .filter(move |(_, contents)| wanted(contents))
             .map(|((_, number), _)| *number)
     }
 
     /// Segment names under which different contents were archived.
     pub fn doubles(&self) -> impl Iterator<Item = (TimelineId, u64)> {
+        let whole = |contents: &[Content]| {
+            let held = contents.iter().map(|content| content.holder);
+            held.filter(|holder| *holder == Holder::Segment).count()
+        };
         self.segments
             .iter()
-            .filter(|(_, contents)| contents.len() > 1)
+            .filter(move |(_, contents)| whole(contents) > 1)
             .map(|(key, _)| *key)
     }
 
-    /// Timelines that have segments here, oldest first.
+    /// Timelines that have segments here, also partial ones, oldest first.
     pub fn timelines(&self) -> Vec<TimelineId> {
         let mut timelines: Vec<_> = self.segments.keys().map(|(timeline, _)| *timeline).collect();
         timelines.dedup();
         timelines
     }
 
-    /// The name of the object that holds a content.
-    pub fn object_name(&self, file: &WalFile, hash: &str) -> Result<ObjectName> {
-        object_name(&self.lineage.cluster, self.lineage.system_identifier, file, hash)
+    /// The name of the object that holds a content of a segment.
+    pub fn object_name(&self, segment: &WalSegment, content: &Content) -> Result<ObjectName> {
+        let Lineage {
+            cluster,
+            system_identifier,
+        } = &self.lineage;
+        object_name(
+            cluster,
+            *system_identifier,
+            &content.holder.file(segment),
+            &content.hash,
+        )
     }
 }
 
@@ -180,29 +208,32 @@ impl Found {
         if object.bytes < OBJECT_BYTES_MIN {
             return;
         }
-        match &name.file {
+        let holder = match &name.file {
             WalFile::History(timeline) => {
                 self.histories.insert((*timeline, name.hash), object.name);
+                return;
             }
-            WalFile::Segment(_) => {
-                let Some(segment) = name
-                    .file
-                    .segment(self.segment_size)
-                    .filter(|segment| segment.number >= from)
-                else {
-                    return;
-                };
-                let contents = self.segments.entry((segment.timeline, segment.number)).or_default();
-                match contents.iter_mut().find(|content| content.hash == name.hash) {
-                    Some(content) => content.places |= place,
-                    None => contents.push(Content {
-                        hash: name.hash,
-                        bytes: object.bytes,
-                        places: place,
-                    }),
-                }
+            WalFile::Segment(_) => Holder::Segment,
+            WalFile::Partial(_) => Holder::Partial,
+            WalFile::BackupHistory(_) => return,
+        };
+        let segment = name.file.segment(self.segment_size);
+        let Some(segment) = segment.filter(|segment| segment.number >= from) else {
+            return;
+        };
+        let contents = self.segments.entry((segment.timeline, segment.number)).or_default();
+        let same = |content: &&mut Content| content.hash == name.hash && content.holder == holder;
+        match contents.iter_mut().find(same) {
+            Some(content) => content.places |= place,
+            None => {
+                contents.push(Content {
+                    holder,
+                    hash: name.hash,
+                    bytes: object.bytes,
+                    places: place,
+                });
+                contents.sort_by_key(|content| content.holder);
             }
-            WalFile::Partial(_) | WalFile::BackupHistory(_) => {}
         }
     }
 }

@@ -7,14 +7,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::wal::{WalkEnd, Walker};
-use pgkeep_repo::open::Unread;
-use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, compare_contents, open_wal};
 use pgkeep_store::Store;
 
-use super::archive::{Archive, Content};
+use super::archive::Archive;
+use super::contents::{Chosen, open_segment};
 use super::route::{Choice, choices};
 use super::search::{Search, Stop};
 use crate::engine::Engine;
@@ -91,6 +90,8 @@ pub struct Walked {
     pub map: SegmentMap,
     /// The timeline that recovery must be told to aim at.
     pub aim: TimelineId,
+    /// What was passed over on the way, in words.
+    pub notes: Vec<String>,
 }
 
 impl PathEnd {
@@ -149,6 +150,7 @@ pub async fn walk(
                 end,
                 map: progress.map,
                 aim: progress.aim,
+                notes: progress.notes,
             });
         }
     }
@@ -169,6 +171,7 @@ struct Progressing {
     search: Search,
     map: SegmentMap,
     aim: TimelineId,
+    notes: Vec<String>,
 }
 
 impl Progressing {
@@ -178,13 +181,14 @@ impl Progressing {
             search,
             map: SegmentMap::new(size),
             aim,
+            notes: Vec::new(),
         }
     }
 
     /// Walks one segment; `Some` when the path ends in it.
     fn take(&mut self, opened: Opened, source: &Source<'_>) -> Result<Option<PathEnd>> {
-        let (choice, hash, content) = match opened {
-            Opened::Good(choice, hash, content) => (choice, hash, content),
+        let (choice, chosen) = match opened {
+            Opened::Good(choice, chosen) => (choice, chosen),
             Opened::Missing(segment) => {
                 return Ok(Some(PathEnd::Missing {
                     segment,
@@ -196,7 +200,7 @@ impl Progressing {
         let until = choice.until.unwrap_or(Lsn(u64::MAX));
         let mut left = false;
         let search = &mut self.search;
-        let end = self.walker.feed(&content, &choice.segment, &mut |record| {
+        let end = self.walker.feed(&chosen.bytes, &choice.segment, &mut |record| {
             left = record.end > until;
             if left {
                 ControlFlow::Break(())
@@ -206,7 +210,8 @@ impl Progressing {
         })?;
         let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
         if contributes {
-            self.map.push(choice.segment, hash)?;
+            self.map.push(choice.segment, chosen.hash, chosen.holder)?;
+            self.notes.extend(chosen.notes);
             self.aim = choice.aim.unwrap_or(self.aim);
         }
         Ok(match end {
@@ -230,7 +235,7 @@ impl Progressing {
 }
 
 enum Opened {
-    Good(Choice, String, Vec<u8>),
+    Good(Choice, Chosen),
     Missing(WalSegment),
     Bad(WalSegment, Error),
 }
@@ -276,65 +281,12 @@ impl Source<'_> {
             size: self.archive.segment_size,
         });
         for choice in options {
-            let segment = choice.segment;
-            let contents = self.archive.contents(segment.timeline, number);
-            if contents.is_empty() {
-                continue;
+            match open_segment(self.engine, &self.stores, self.archive, choice.segment).await? {
+                None => {}
+                Some(Ok(chosen)) => return Ok(Opened::Good(choice, chosen)),
+                Some(Err(error)) => return Ok(Opened::Bad(choice.segment, error)),
             }
-            return match self.open_contents(segment, contents).await? {
-                Ok((hash, content)) => Ok(Opened::Good(choice, hash, content)),
-                Err(error) => Ok(Opened::Bad(segment, error)),
-            };
         }
         Ok(Opened::Missing(first))
     }
-
-    /// Opens the content to use; the inner error says that no good copy exists.
-    ///
-    /// Of several, the one that all others are the beginning of: compared byte by byte, since an identity is at hand.
-    async fn open_contents(&self, segment: WalSegment, contents: &[Content]) -> Result<Result<(String, Vec<u8>)>> {
-        let mut best: Option<(String, Option<WalFacts>, Vec<u8>)> = None;
-        for content in contents {
-            let (facts, bytes) = match self.open_content(segment, &content.hash).await? {
-                Ok(opened) => opened,
-                Err(error) => return Ok(Err(error)),
-            };
-            let Some((hash, known, known_bytes)) = best.take() else {
-                best = Some((content.hash.clone(), facts, bytes));
-                continue;
-            };
-            match relation(known.as_ref(), &known_bytes, facts.as_ref(), &bytes) {
-                Relation::Same | Relation::LongerTail(Longer::First) => best = Some((hash, known, known_bytes)),
-                Relation::LongerTail(Longer::Second) => best = Some((content.hash.clone(), facts, bytes)),
-                Relation::Fork | Relation::Unknown => return Ok(Err(two_histories(segment))),
-            }
-        }
-        let (hash, _, bytes) = best.ok_or_else(|| Error::internal("no content to choose from"))?;
-        Ok(Ok((hash, bytes)))
-    }
-
-    async fn open_content(&self, segment: WalSegment, hash: &str) -> Result<Result<(Option<WalFacts>, Vec<u8>)>> {
-        let name = self.archive.object_name(&WalFile::Segment(segment.name()), hash)?;
-        match open_wal(&self.stores, self.engine.opener(), self.engine.naming(), &name).await {
-            Ok((header, content)) => Ok(Ok((header.facts, content))),
-            Err(why @ Unread::Refused(_)) => Err(why.into_error(&name)),
-            Err(why) => Ok(Err(why.into_error(&name))),
-        }
-    }
-}
-
-fn relation(a: Option<&WalFacts>, a_bytes: &[u8], b: Option<&WalFacts>, b_bytes: &[u8]) -> Relation {
-    let (Some(a), Some(b)) = (a, b) else {
-        return Relation::Unknown;
-    };
-    match compare(a, b) {
-        Relation::Unknown => compare_contents((a, a_bytes), (b, b_bytes)),
-        known => known,
-    }
-}
-
-fn two_histories(segment: WalSegment) -> Error {
-    Error::corrupt(format!("two different segments were archived as {segment}"))
-        .detail("neither is the beginning of the other: two servers archived as one cluster")
-        .hint("`pgkeep wal list` shows both; recovery is possible up to the segment before.")
 }

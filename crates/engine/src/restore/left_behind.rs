@@ -5,12 +5,12 @@
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, Lsn, Result, TimelineId, WalFile, WalSegment};
+use pgkeep_base::{Lsn, Result, TimelineId, WalSegment};
 use pgkeep_pg::wal::{Meaning, WalkEnd, Walker, meaning, read_segment_header};
-use pgkeep_repo::wal::open_wal;
 
 use crate::engine::Engine;
 use crate::path::Archive;
+use crate::path::contents::open_segment;
 use crate::restore::resolve::Resolved;
 
 /// Segments past a fork that are read to count commits.
@@ -102,14 +102,10 @@ async fn count(engine: &Engine, archive: &Archive, timeline: TimelineId, from: L
 }
 
 async fn read(engine: &Engine, archive: &Archive, segment: WalSegment) -> Result<Option<Vec<u8>>> {
-    let Some(content) = archive.contents(segment.timeline, segment.number).first() else {
-        return Ok(None);
-    };
-    let name = archive.object_name(&WalFile::Segment(segment.name()), &content.hash)?;
-    match open_wal(&engine.stores(), engine.opener(), engine.naming(), &name).await {
-        Ok((_, bytes)) => Ok(Some(bytes)),
-        Err(why) => {
-            let error: Error = why.into_error(&name);
+    let opened = open_segment(engine, &engine.stores(), archive, segment).await;
+    match opened.and_then(Option::transpose) {
+        Ok(chosen) => Ok(chosen.map(|chosen| chosen.bytes)),
+        Err(error) => {
             engine.note(format!(
                 "commits left behind on timeline {} can't be counted: {error}",
                 segment.timeline

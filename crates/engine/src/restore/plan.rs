@@ -243,6 +243,7 @@ fn notes(
     left_behind: &[LeftBehind],
 ) -> Vec<String> {
     let mut notes: Vec<String> = left_behind.iter().map(ToString::to_string).collect();
+    notes.extend(resolved.walked.notes.iter().cloned());
     let mut others: Vec<String> = catalogue
         .backups
         .iter()

@@ -136,13 +136,14 @@ async fn planned(engine: &Engine, request: &FetchRequest, file: &WalFile, plan: 
     };
     let asked = relate(plan, segment);
     let finding = match (asked, plan.segments.get(segment.number)) {
-        (Asked::Planned, Some((_, hash))) => {
-            serve(
-                &lookup,
-                request,
-                &object_name(&plan.lineage.cluster, plan.lineage.system_identifier, file, hash)?,
-            )
-            .await
+        (Asked::Planned, Some(planned)) => {
+            let held_by = planned.holder.file(&segment);
+            let Lineage {
+                cluster,
+                system_identifier,
+            } = &plan.lineage;
+            let name = object_name(cluster, *system_identifier, &held_by, planned.hash)?;
+            serve(&lookup, request, &name).await
         }
         (Asked::BeyondPlan, _) => serve_best(&lookup, request, file).await,
         _ => Finding::absent(format!(
@@ -155,8 +156,8 @@ async fn planned(engine: &Engine, request: &FetchRequest, file: &WalFile, plan: 
 /// Where a segment lies in relation to the plan.
 fn relate(plan: &RecoveryPlan, segment: WalSegment) -> Asked {
     match plan.segments.get(segment.number) {
-        Some((planned, _)) if planned.timeline == segment.timeline => Asked::Planned,
-        Some((planned, _)) if planned.timeline < segment.timeline => Asked::NewerTimeline,
+        Some(planned) if planned.segment.timeline == segment.timeline => Asked::Planned,
+        Some(planned) if planned.segment.timeline < segment.timeline => Asked::NewerTimeline,
         None if plan.segments.last().is_some_and(|last| segment.number > last) => Asked::BeyondPlan,
         _ => Asked::OlderTimeline,
     }

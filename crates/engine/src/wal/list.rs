@@ -31,6 +31,8 @@ pub struct TimelineListing {
     pub explained: bool,
     /// Runs of segments, in order.
     pub runs: Vec<SegmentRun>,
+    /// Segments of which only the beginning was archived, as a `.partial` file.
+    pub partials: Vec<WalSegment>,
 }
 
 /// The archive of one lineage.
@@ -94,6 +96,10 @@ fn of_archive(archive: &Archive) -> LineageListing {
             forked_from: parent.and_then(|(parent, history)| Some((parent, history.switch_point(parent)?))),
             explained: history.is_some(),
             runs: runs(archive.numbers(timeline), timeline, size),
+            partials: archive
+                .partials(timeline)
+                .map(|number| WalSegment { timeline, number, size })
+                .collect(),
         }
     });
     LineageListing {

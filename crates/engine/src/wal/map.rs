@@ -2,7 +2,41 @@
 //!
 //! Invariant: exactly one (timeline, content) per number, and no number missing between the first and the last.
 
-use pgkeep_base::{Error, Result, SegmentSize, TimelineId, WalSegment};
+use std::collections::BTreeMap;
+
+use pgkeep_base::{Error, Result, SegmentSize, TimelineId, WalFile, WalSegment};
+
+/// What holds the content of a segment. Ordered by how much it promises.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holder {
+    /// The object of the segment itself.
+    #[default]
+    Segment,
+    /// The object of its `.partial` file: only its beginning is valid.
+    Partial,
+}
+
+impl Holder {
+    /// The archived file that holds the content of `segment`.
+    pub fn file(self, segment: &WalSegment) -> WalFile {
+        match self {
+            Holder::Segment => WalFile::Segment(segment.name()),
+            Holder::Partial => WalFile::Partial(format!("{}.partial", segment.name())),
+        }
+    }
+}
+
+/// One segment of a recovery.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Planned<'a> {
+    /// The segment, under the timeline that serves it.
+    pub segment: WalSegment,
+    /// Keyed hash of its content.
+    pub hash: &'a str,
+    /// What holds the content.
+    pub holder: Holder,
+}
 
 /// A run of consecutive segments of one timeline.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -17,6 +51,9 @@ struct Run {
 pub struct SegmentMap {
     segment_bytes: SegmentSize,
     runs: Vec<Run>,
+    /// By number, where it is not the object of the segment itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    holders: BTreeMap<u64, Holder>,
 }
 
 impl SegmentMap {
@@ -25,6 +62,7 @@ impl SegmentMap {
         SegmentMap {
             segment_bytes,
             runs: Vec::new(),
+            holders: BTreeMap::new(),
         }
     }
 
@@ -32,11 +70,14 @@ impl SegmentMap {
     ///
     /// # Errors
     /// `Internal` if it doesn't follow the last one.
-    pub fn push(&mut self, segment: WalSegment, hash: String) -> Result<()> {
+    pub fn push(&mut self, segment: WalSegment, hash: String, holder: Holder) -> Result<()> {
         if self.last().is_some_and(|last| last + 1 != segment.number) {
             return Err(Error::internal(format!(
                 "segment {segment} does not follow the plan's last"
             )));
+        }
+        if holder != Holder::Segment {
+            self.holders.insert(segment.number, holder);
         }
         match self.runs.last_mut() {
             Some(run) if run.timeline == segment.timeline => run.hashes.push(hash),
@@ -51,24 +92,32 @@ impl SegmentMap {
 
     /// Forgets every segment after `last`.
     pub fn truncate(&mut self, last: u64) {
+        self.holders.retain(|number, _| *number <= last);
         self.runs.retain(|run| run.first <= last);
         if let Some(run) = self.runs.last_mut() {
             run.hashes.truncate((last - run.first + 1) as usize);
         }
     }
 
-    /// Timeline and content hash that serve a segment number.
-    pub fn get(&self, number: u64) -> Option<(WalSegment, &str)> {
+    /// What serves a segment number.
+    pub fn get(&self, number: u64) -> Option<Planned<'_>> {
         let run = self
             .runs
             .iter()
             .find(|run| (run.first..run.first + run.hashes.len() as u64).contains(&number))?;
-        let segment = WalSegment {
-            timeline: run.timeline,
-            number,
-            size: self.segment_bytes,
-        };
-        Some((segment, &run.hashes[(number - run.first) as usize]))
+        Some(self.planned(run, number))
+    }
+
+    fn planned<'a>(&self, run: &'a Run, number: u64) -> Planned<'a> {
+        Planned {
+            segment: WalSegment {
+                timeline: run.timeline,
+                number,
+                size: self.segment_bytes,
+            },
+            hash: &run.hashes[(number - run.first) as usize],
+            holder: self.holders.get(&number).copied().unwrap_or_default(),
+        }
     }
 
     /// The cluster's segment size.
@@ -96,21 +145,11 @@ impl SegmentMap {
         self.runs.is_empty()
     }
 
-    /// All segments with their content hashes, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (WalSegment, &str)> {
-        let size = self.segment_bytes;
-        self.runs.iter().flat_map(move |run| {
-            run.hashes.iter().zip(run.first..).map(move |(hash, number)| {
-                (
-                    WalSegment {
-                        timeline: run.timeline,
-                        number,
-                        size,
-                    },
-                    hash.as_str(),
-                )
-            })
-        })
+    /// All segments, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Planned<'_>> {
+        let numbers = |run: &Run| run.first..run.first + run.hashes.len() as u64;
+        let of_run = move |run| numbers(run).map(move |number| self.planned(run, number));
+        self.runs.iter().flat_map(of_run)
     }
 }
 
@@ -126,24 +165,32 @@ mod tests {
             size: SegmentSize::DEFAULT,
         };
         let mut map = SegmentMap::new(SegmentSize::DEFAULT);
-        map.push(segment(5), "a".into()).unwrap();
-        assert!(map.push(segment(7), "c".into()).is_err());
-        map.push(
-            WalSegment {
-                timeline: TimelineId::new(2).unwrap(),
-                ..segment(6)
-            },
-            "b".into(),
-        )
-        .unwrap();
-        assert_eq!(
-            map.get(6).map(|(found, hash)| (found.timeline.get(), hash)),
-            Some((2, "b"))
-        );
+        map.push(segment(5), "a".into(), Holder::Segment).unwrap();
+        assert!(map.push(segment(7), "c".into(), Holder::Segment).is_err());
+        let second = WalSegment {
+            timeline: TimelineId::new(2).unwrap(),
+            ..segment(6)
+        };
+        map.push(second, "b".into(), Holder::Partial).unwrap();
+        let expected = Planned {
+            segment: second,
+            hash: "b",
+            holder: Holder::Partial,
+        };
+        assert_eq!(map.get(6), Some(expected));
+        assert_eq!(map.get(5).unwrap().holder, Holder::Segment);
         assert_eq!((map.first(), map.last(), map.len()), (Some(5), Some(6), 2));
         assert_eq!(map.get(7), None);
         assert_eq!(map.iter().count(), 2);
+        assert_eq!(
+            serde_json::from_str::<SegmentMap>(&serde_json::to_string(&map).unwrap()).unwrap(),
+            map
+        );
         map.truncate(5);
         assert_eq!((map.last(), map.len()), (Some(5), 1));
+        assert!(
+            !serde_json::to_string(&map).unwrap().contains("holders"),
+            "as before there were any"
+        );
     }
 }

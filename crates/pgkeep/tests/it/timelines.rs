@@ -93,6 +93,29 @@ every_major! {
         life.assert_holds(&restored, &life.up_to(1, 17));
     }
 
+    /// Aim: what a promotion archived as `.partial` counts as the beginning of its segment where nothing else has that: a
+    /// restore to the end of the archive holds its commits, and no listing calls the segment whole.
+    fn a_partial_segment_ends_an_archive(major: u16) {
+        let life = life(major);
+        let branch = life.branch();
+        let (old, new) = (life.segment(1, life.forks[0]), life.segment(2, life.forks[0]));
+        let last = branch.last_number(1);
+        for number in old.number..=last {
+            branch.remove(pgkeep_base::WalSegment { number, ..old });
+        }
+        branch.remove(new);
+        let window = branch.run(["window", "--json"]).run().ok().json();
+        let ranges = window["clusters"][0]["ranges"].as_array().unwrap();
+        let first = ranges.iter().find(|range| range["timeline"] == 1).unwrap();
+        let to: pgkeep_base::Lsn = first["to_lsn"].as_str().unwrap().parse().unwrap();
+        assert!(to > life.commit(17).record, "{window}");
+        let listed = branch.run(["wal", "list"]).run().ok();
+        assert!(listed.stdout.contains(&format!("{old}.partial")), "{listed}");
+
+        let restored = branch.restore(&["--timeline", "1"]).opened();
+        life.assert_holds(&restored, &life.up_to(1, 17));
+    }
+
     /// Aim: with the history of the middle timeline lost, the newest one still says all that is needed.
     fn a_lost_history_is_rebuilt_from_the_next_one(major: u16) {
         let life = life(major);
@@ -170,7 +193,9 @@ every_major! {
     fn a_copy_that_aimed_too_far_is_restored_again(major: u16) {
         let life = life(major);
         let branch = life.branch();
-        branch.remove(life.segment(1, life.forks[0]));
+        let switch = life.segment(1, life.forks[0]);
+        branch.remove(switch);
+        branch.remove(format!("{switch}.partial"));
         let xid = life.commit(17).xid.to_string();
         let options = ["--xid", &xid, "--exclusive", "--action", "promote", "--archive", "on"];
         let copy = branch.restore(&options).opened();

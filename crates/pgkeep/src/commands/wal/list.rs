@@ -45,6 +45,8 @@ struct Timeline {
     /// Whether its history is known.
     explained: bool,
     runs: Vec<Run>,
+    /// Segments of which only the beginning is archived.
+    partials: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -84,6 +86,7 @@ impl Timeline {
             forked_from: listing.forked_from.map(|(timeline, lsn)| Fork { timeline, lsn }),
             explained: listing.explained,
             runs: runs.collect(),
+            partials: listing.partials.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -115,6 +118,9 @@ impl View for Listing {
                 ));
                 for run in &timeline.runs {
                     page.line(format!("    {} to {} ({})", run.first, run.last, run.segments));
+                }
+                for partial in &timeline.partials {
+                    page.line(format!("    {partial}.partial (its beginning only)"));
                 }
             }
             lineage.gaps.iter().for_each(|gap| page.line(gap.line()));

@@ -1,0 +1,141 @@
+//! Which of several contents of one segment is the one to use: the longest, where the others are its beginnings.
+//!
+//! Invariant (docs/format.md, section 7): two contents that fork are never chosen between silently. Where both were
+//! archived as the segment, none is used. A `.partial` file that forks from the whole segment is passed over, and told.
+
+use std::sync::Arc;
+
+use pgkeep_base::{Error, Result, WalSegment};
+use pgkeep_repo::open::Unread;
+use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, compare_contents, open_wal, read_wal_header};
+use pgkeep_store::Store;
+
+use super::archive::{Archive, Content};
+use crate::engine::Engine;
+use crate::wal::map::Holder;
+
+/// The content of a segment that was chosen.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its keyed hash.
+    pub hash: String,
+    /// What holds it.
+    pub holder: Holder,
+    /// What its object says of it.
+    pub facts: Option<WalFacts>,
+    /// The content itself.
+    pub bytes: Vec<u8>,
+    /// What was passed over, in words.
+    pub notes: Vec<String>,
+}
+
+impl Chosen {
+    /// Whether it goes to the segment's end, so that nothing can continue it.
+    fn is_complete(&self) -> bool {
+        let complete = |facts: &WalFacts| facts.segment.stopped.is_none();
+        self.holder == Holder::Segment && self.facts.as_ref().is_some_and(complete)
+    }
+}
+
+/// Opens what was archived of a segment; `None` where nothing was. The inner error says that no good copy exists.
+///
+/// Contents are compared byte by byte, since an identity is at hand.
+///
+/// # Errors
+/// `Refused` where an object is there and whole, but its signer is not trusted, or no identity opens it.
+pub async fn open_segment(
+    engine: &Engine,
+    stores: &[Arc<dyn Store>],
+    archive: &Archive,
+    segment: WalSegment,
+) -> Result<Option<Result<Chosen>>> {
+    let mut best: Option<Chosen> = None;
+    for content in archive.contents(segment.timeline, segment.number) {
+        let opened = open(engine, stores, archive, segment, content).await?;
+        best = Some(match (best, opened) {
+            (None, Ok(opened)) => opened,
+            (Some(mut known), Err(error)) if content.holder != Holder::Segment && known.is_complete() => {
+                known.notes.push(format!("{segment}.partial can't be read: {error}"));
+                known
+            }
+            (_, Err(error)) => return Ok(Some(Err(error))),
+            (Some(known), Ok(other)) => match longer(segment, known, other) {
+                Ok(longer) => longer,
+                Err(error) => return Ok(Some(Err(error))),
+            },
+        });
+    }
+    Ok(best.map(Ok))
+}
+
+/// Of two contents the one that goes on where the other ends. `known` comes first in the archive's order.
+fn longer(segment: WalSegment, mut known: Chosen, other: Chosen) -> Result<Chosen> {
+    match relation(&known, &other) {
+        Relation::Same | Relation::LongerTail(Longer::First) => Ok(known),
+        Relation::LongerTail(Longer::Second) => Ok(other),
+        Relation::Fork | Relation::Unknown if other.holder != Holder::Segment && known.is_complete() => {
+            known.notes.push(format!(
+                "{segment}.partial does not go with the whole segment {segment} and is not used: another server wrote it"
+            ));
+            Ok(known)
+        }
+        Relation::Fork | Relation::Unknown => Err(two_histories(segment)),
+    }
+}
+
+fn relation(a: &Chosen, b: &Chosen) -> Relation {
+    let (Some(first), Some(second)) = (&a.facts, &b.facts) else {
+        return Relation::Unknown;
+    };
+    match compare(first, second) {
+        Relation::Unknown => compare_contents((first, &a.bytes), (second, &b.bytes)),
+        known => known,
+    }
+}
+
+async fn open(
+    engine: &Engine,
+    stores: &[Arc<dyn Store>],
+    archive: &Archive,
+    segment: WalSegment,
+    content: &Content,
+) -> Result<Result<Chosen>> {
+    let name = archive.object_name(&segment, content)?;
+    match open_wal(stores, engine.opener(), engine.naming(), &name).await {
+        Ok((header, bytes)) => Ok(Ok(Chosen {
+            hash: content.hash.clone(),
+            holder: content.holder,
+            facts: header.facts,
+            bytes,
+            notes: Vec::new(),
+        })),
+        Err(why @ Unread::Refused(_)) => Err(why.into_error(&name)),
+        Err(why) => Ok(Err(why.into_error(&name))),
+    }
+}
+
+/// The facts of the content to use, as far as facts alone tell: of the longest, else of the first. Needs no identity.
+///
+/// # Errors
+/// `Invalid` for a segment that can't be.
+pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegment) -> Result<Option<WalFacts>> {
+    let mut best: Option<WalFacts> = None;
+    for content in archive.contents(segment.timeline, segment.number) {
+        let name = archive.object_name(&segment, content)?;
+        let header = read_wal_header(&engine.stores(), engine.opener(), &name, Some(content.bytes)).await;
+        let Some(facts) = header.ok().and_then(|header| header.facts) else {
+            continue;
+        };
+        let goes_on = |best: &WalFacts| compare(best, &facts) == Relation::LongerTail(Longer::Second);
+        if best.as_ref().is_none_or(goes_on) {
+            best = Some(facts);
+        }
+    }
+    Ok(best)
+}
+
+fn two_histories(segment: WalSegment) -> Error {
+    Error::corrupt(format!("two different segments were archived as {segment}"))
+        .detail("neither is the beginning of the other: two servers archived as one cluster")
+        .hint("`pgkeep wal list` shows both; recovery is possible up to the segment before.")
+}
