@@ -114,7 +114,8 @@ async fn open(
     }
 }
 
-/// The facts of the content to use, as far as facts alone tell: of the longest, else of the first. Needs no identity.
+/// The facts of the content to use, as far as facts alone tell: of the longest that is not known to fork from an earlier
+/// one. Needs no identity; that it can be replayed is for a restore's plan to prove.
 ///
 /// # Errors
 /// `Invalid` for a segment that can't be.
@@ -126,7 +127,11 @@ pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegme
         let Some(facts) = header.ok().and_then(|header| header.facts) else {
             continue;
         };
-        let goes_on = |best: &WalFacts| compare(best, &facts) == Relation::LongerTail(Longer::Second);
+        let goes_on = |best: &WalFacts| match compare(best, &facts) {
+            Relation::LongerTail(Longer::Second) => true,
+            Relation::Unknown => best.segment.valid_to < facts.segment.valid_to,
+            _ => false,
+        };
         if best.as_ref().is_none_or(goes_on) {
             best = Some(facts);
         }

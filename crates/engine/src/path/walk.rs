@@ -235,7 +235,7 @@ impl Progressing {
 }
 
 enum Opened {
-    Good(Choice, Chosen),
+    Good(Choice, Box<Chosen>),
     Missing(WalSegment),
     Bad(WalSegment, Error),
 }
@@ -283,7 +283,7 @@ impl Source<'_> {
         for choice in options {
             match open_segment(self.engine, &self.stores, self.archive, choice.segment).await? {
                 None => {}
-                Some(Ok(chosen)) => return Ok(Opened::Good(choice, chosen)),
+                Some(Ok(chosen)) => return Ok(Opened::Good(choice, Box::new(chosen))),
                 Some(Err(error)) => return Ok(Opened::Bad(choice.segment, error)),
             }
         }

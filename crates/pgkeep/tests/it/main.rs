@@ -30,6 +30,7 @@ mod restored_directory;
 mod rough_wal;
 mod round_trip;
 mod s3_roles;
+mod salvage;
 mod status;
 mod stores;
 mod targets;

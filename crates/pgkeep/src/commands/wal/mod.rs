@@ -1,9 +1,10 @@
-//! `pgkeep wal`: what PostgreSQL calls to archive WAL and to get it back.
+//! `pgkeep wal`: what PostgreSQL calls to archive WAL and to get it back, and what people call to see and save it.
 
 pub mod fetch;
 pub mod finish_recovery;
 pub mod list;
 pub mod push;
+pub mod salvage;
 
 use clap::Subcommand;
 use pgkeep_base::Result;
@@ -17,6 +18,7 @@ pub enum Command {
     Push(push::Arguments),
     Fetch(fetch::Arguments),
     List(list::Arguments),
+    Salvage(salvage::Arguments),
     FinishRecovery(finish_recovery::Arguments),
 }
 
@@ -26,6 +28,7 @@ pub fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Push(arguments) => push::run(&arguments, context),
         Command::Fetch(arguments) => fetch::run(&arguments, context),
         Command::List(arguments) => list::run(&arguments, context),
+        Command::Salvage(arguments) => salvage::run(&arguments, context),
         Command::FinishRecovery(arguments) => finish_recovery::run(&arguments, context),
     }
 }
