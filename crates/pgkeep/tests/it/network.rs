@@ -47,6 +47,12 @@ fn bounded(run: Run) -> Output {
     run.limit(BOUND).run()
 }
 
+/// A program that doesn't give up before a failure passes, however unlucky it is.
+fn patient(run: Run) -> Output {
+    let run = run.env("PGKEEP_REPOSITORY__MAIN__RETRIES", "30");
+    bounded(run.env("PGKEEP_REPOSITORY__MAIN__RETRY_TIMEOUT_S", "40"))
+}
+
 /// Faults that suit one kind of request.
 fn suiting(faults: &[S3Fault], op: Op) -> impl Iterator<Item = S3Fault> {
     faults.iter().copied().filter(move |fault| fault.suits(op))

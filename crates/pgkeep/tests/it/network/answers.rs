@@ -5,7 +5,7 @@ use pgkeep_testkit::{Op, Rule, S3Fault, Upto, wait};
 
 use crate::backup::{backup, listed, out_of_backup_mode};
 
-use super::{Behind, archived, behind, bounded, check_right_or_refused, suiting};
+use super::{Behind, archived, behind, bounded, check_right_or_refused, patient, suiting};
 
 /// Segments that PostgreSQL has completed and nobody archives.
 fn segment(behind: &Behind) -> String {
@@ -74,13 +74,7 @@ fn backups_outlive_failures_that_pass() {
     for fault in suiting(&S3Fault::PASSING, Op::Put) {
         behind.proxy.rule(Rule::new(fault).one_in(3));
         oracle.wait_for(10);
-        bounded(
-            behind
-                .shop
-                .run(["backup"])
-                .env("PGKEEP_REPOSITORY__MAIN__RETRIES", "20"),
-        )
-        .ok();
+        patient(behind.shop.run(["backup"])).ok();
         behind.proxy.heal();
     }
     behind.shop.cluster.archive_all();
@@ -140,7 +134,7 @@ fn restores_outlive_failures_that_pass() {
         behind.proxy.rule(Rule::new(fault).one_in(5));
         let target = behind.shop.target(&format!("{fault:?}"));
         let restore = behind.shop.run(["restore", "--latest", "--into"]).arg(&target);
-        bounded(restore.env("PGKEEP_REPOSITORY__MAIN__RETRIES", "20")).ok();
+        patient(restore).ok();
         let mut restored = pgkeep_testkit::Cluster::adopt_dir(17, &target);
         // `restore_command` has its few retries only: where it gives up, PostgreSQL stops, and is started again.
         wait::until("recovery", wait::LIMIT, || {

@@ -6,7 +6,7 @@ use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::oracle::Oracle;
 use pgkeep_testkit::{Bucket, S3Server, TcpProxy, Trouble, Upto};
 
-use super::{IMPATIENT, bounded};
+use super::{IMPATIENT, bounded, patient};
 use crate::backup::{fill, listed, out_of_backup_mode};
 use crate::shop;
 
@@ -45,11 +45,7 @@ fn broken_connections_to_the_store_are_made_anew() {
         let before = proxy.struck();
         proxy.strike(trouble, 3);
         oracle.wait_for(10);
-        bounded(
-            shop.run(["backup", "--full"])
-                .env("PGKEEP_REPOSITORY__MAIN__RETRIES", "20"),
-        )
-        .ok();
+        patient(shop.run(["backup", "--full"])).ok();
         proxy.heal();
         assert!(proxy.struck() > before, "{trouble:?} did not strike");
     }
@@ -59,7 +55,7 @@ fn broken_connections_to_the_store_are_made_anew() {
         proxy.strike(trouble, 3);
         let target = shop.target("restored");
         let restore = shop.run(["restore", "--latest", "--into"]).arg(&target);
-        bounded(restore.env("PGKEEP_REPOSITORY__MAIN__RETRIES", "20")).ok();
+        patient(restore).ok();
         proxy.heal();
         let mut restored = pgkeep_testkit::Cluster::adopt_dir(17, &target);
         restored.start();
