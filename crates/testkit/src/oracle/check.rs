@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use pgkeep_base::Lsn;
 use postgres::{Client, NoTls};
 
+use super::bulk;
 use super::ledger::{Commit, Kind, Ledger};
 use super::row::{GENESIS, Row, made_table};
 use crate::postgres::Cluster;
@@ -97,7 +98,52 @@ impl Ledger {
             }
         }
         self.check_tails(&rows)?;
+        bulk::check(&mut client, &rows, &self.commits)?;
         Ok(checked)
+    }
+
+    /// What this ledger becomes once `cluster` is the truth: without the commits that are not there, and with those that
+    /// are there although nobody had been told, at most one of each writer.
+    ///
+    /// # Errors
+    /// Where the cluster holds anything but beginnings of the writers' chains.
+    pub fn settle(&self, cluster: &Cluster) -> Result<Ledger, String> {
+        let mut client = Client::connect(&cluster.conninfo(), NoTls).map_err(|error| format!("connect: {error}"))?;
+        let rows = read_rows(&mut client)?;
+        self.check_tails(&rows)?;
+        let made = read_made_tables(&mut client)?;
+        let loads = bulk::loads(&mut client)?;
+        let (lsn, now) = (cluster.lsn(), Timestamp::now());
+        let mut settled = Vec::new();
+        for (writer, chain) in &rows {
+            check_chain(chain)?;
+            let known = self.commits.iter().filter(|commit| commit.writer == *writer);
+            let known: Vec<Commit> = known.take(chain.len()).cloned().collect();
+            if let Some((commit, row)) = known.iter().zip(chain).find(|(commit, row)| commit.hash != row.hash) {
+                return Err(format!("{} is {row:?}, the ledger has {commit:?}", name(commit)));
+            }
+            let acknowledged = known.len();
+            let before = known.last().cloned();
+            settled.extend(known);
+            for row in &chain[acknowledged..] {
+                let kind = match row {
+                    _ if made.contains(&row.made_table()) => Kind::Ddl,
+                    _ if loads.get(writer) == Some(&row.seq) => Kind::Bulk,
+                    _ => Kind::Plain,
+                };
+                settled.push(Commit {
+                    writer: *writer,
+                    seq: row.seq,
+                    hash: row.hash.clone(),
+                    kind,
+                    from_lsn: before.as_ref().map_or(Lsn::INVALID, |commit| commit.to_lsn),
+                    to_lsn: lsn,
+                    from_time: before.as_ref().map_or(Timestamp::MIN, |commit| commit.from_time),
+                    to_time: now,
+                });
+            }
+        }
+        Ok(Ledger { commits: settled })
     }
 
     /// Beyond its last acknowledged commit each writer can have had one transaction in flight, not more.
@@ -165,7 +211,7 @@ fn read_made_tables(client: &mut Client) -> Result<BTreeSet<String>, String> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn ask(client: &mut Client, query: &str) -> Result<Vec<postgres::Row>, String> {
+pub(super) fn ask(client: &mut Client, query: &str) -> Result<Vec<postgres::Row>, String> {
     let wrong = |error: postgres::Error| match error.as_db_error() {
         Some(db) => format!("{query}: {}", db.message()),
         None => format!("{query}: {error}"),

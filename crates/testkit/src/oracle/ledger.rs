@@ -21,6 +21,8 @@ pub enum Kind {
     Prepared,
     /// It also made a table.
     Ddl,
+    /// It also replaced the writer's bulk load: heavy writers only.
+    Bulk,
 }
 
 /// One acknowledged commit.
@@ -45,7 +47,7 @@ pub struct Commit {
 }
 
 /// All acknowledged commits of one oracle, by writer and sequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pub(super) commits: Vec<Commit>,
 }
@@ -69,6 +71,11 @@ impl Ledger {
         &self.commits
     }
 
+    /// The newest commit of a writer.
+    pub(super) fn newest_of(&self, writer: u32) -> Option<&Commit> {
+        self.commits.iter().rev().find(|commit| commit.writer == writer)
+    }
+
     /// Everything that was acknowledged is durable at this LSN.
     pub fn last_lsn(&self) -> Lsn {
         self.commits
@@ -89,6 +96,11 @@ impl LedgerFile {
         LedgerFile(Mutex::new(
             file.unwrap_or_else(|error| panic!("create {}: {error}", path.display())),
         ))
+    }
+
+    /// Writes down what was acknowledged before.
+    pub(super) fn begin_with(&self, commits: &[Commit]) {
+        commits.iter().for_each(|commit| self.append(commit));
     }
 
     pub(super) fn append(&self, commit: &Commit) {

@@ -1,12 +1,13 @@
 //! The commit oracle: writers that log every acknowledged commit outside the cluster, and the check after a restore.
 //!
 //! Each writer inserts rows `(writer, seq, payload, prev, hash)`, where `hash` covers the row and the previous one's
-//! hash, with aborts, two-phase commits, DDL and TOASTed values in between. Once the server has acknowledged a commit,
+//! hash, with aborts, two-phase commits, DDL and TOASTed values in between, and, where asked for, bulk loads (`bulk`). Once the server has acknowledged a commit,
 //! a line goes to the [`Ledger`], which knows between which two LSNs and times the commit happened.
 //! [`Ledger::check`] then says whether a restored cluster holds exactly what the moment that was asked for promises.
 //! The invariants are I1 (no acknowledged commit lost), I2 (no later row without the earlier ones, none altered) and
 //! I3 (nothing from after the moment, nothing that was rolled back).
 
+mod bulk;
 mod check;
 mod ledger;
 mod row;
@@ -37,6 +38,9 @@ pub struct Builder {
     writers: u32,
     seed: u64,
     pause: Duration,
+    heavy: bool,
+    tablespace: Option<String>,
+    before: Option<Ledger>,
 }
 
 impl Builder {
@@ -61,16 +65,44 @@ impl Builder {
         self
     }
 
-    /// Makes the table and lets the writers write.
+    /// Lets them also replace bulk loads, vacuum, and write into an unlogged table.
+    #[must_use]
+    pub fn heavy(mut self) -> Builder {
+        self.heavy = true;
+        self
+    }
+
+    /// Puts what heavy writers make into a tablespace.
+    #[must_use]
+    pub fn tablespace(mut self, name: &str) -> Builder {
+        self.tablespace = Some(name.to_owned());
+        self
+    }
+
+    /// Goes on where an earlier oracle stopped, on a cluster that holds just what `ledger` says.
+    #[must_use]
+    pub fn resume(mut self, ledger: Ledger) -> Builder {
+        self.before = Some(ledger);
+        self
+    }
+
+    /// Makes the tables, unless it resumes, and lets the writers write.
+    ///
+    /// # Panics
+    /// When the tables can't be made.
     pub fn start(self) -> Oracle {
         let seed = std::env::var("PGKEEP_TEST_SEED").map_or(self.seed, |seed| seed.parse().expect("PGKEEP_TEST_SEED"));
         eprintln!("oracle: repeat with PGKEEP_TEST_SEED={seed}");
-        row::create_table(&self.conninfo);
+        if self.before.is_none() {
+            self.create_tables();
+        }
         let scratch = Scratch::new();
         let path = scratch.join("ledger");
-        let shared = Arc::new(Shared::new(self.conninfo, &path, self.pause));
+        let before = self.before.unwrap_or_default();
+        let shared = Arc::new(Shared::new(self.conninfo, &path, self.pause, self.heavy));
+        shared.begin_with(&before);
         let threads = (0..self.writers)
-            .map(|number| Writer::new(number, seed, Arc::clone(&shared)))
+            .map(|number| Writer::new(number, seed, Arc::clone(&shared), before.newest_of(number)))
             .map(|writer| std::thread::spawn(move || writer.write()))
             .collect();
         Oracle {
@@ -79,6 +111,17 @@ impl Builder {
             path,
             _scratch: scratch,
         }
+    }
+
+    fn create_tables(&self) {
+        let conninfo = &self.conninfo;
+        let mut client = postgres::Client::connect(conninfo, postgres::NoTls)
+            .unwrap_or_else(|error| panic!("connect to {conninfo}: {error}"));
+        let made = row::create_table(&mut client).and_then(|()| match self.heavy {
+            true => bulk::create_tables(&mut client, self.tablespace.as_deref()),
+            false => Ok(()),
+        });
+        made.unwrap_or_else(|error| panic!("create the oracle's tables: {error}"));
     }
 }
 
@@ -99,6 +142,9 @@ impl Oracle {
             writers: 4,
             seed: rand::rng().next_u64(),
             pause: Duration::from_millis(2),
+            heavy: false,
+            tablespace: None,
+            before: None,
         }
     }
 

@@ -56,14 +56,11 @@ pub(super) fn made_table(writer: u32, seq: u64) -> String {
     format!("oracle_made_{writer}_{seq}")
 }
 
-pub(super) fn create_table(conninfo: &str) {
-    let mut client = postgres::Client::connect(conninfo, postgres::NoTls)
-        .unwrap_or_else(|error| panic!("connect to {conninfo}: {error}"));
-    let made = client.batch_execute(
+pub(super) fn create_table(client: &mut postgres::Client) -> Result<(), postgres::Error> {
+    client.batch_execute(
         "CREATE TABLE oracle(writer int, seq bigint, payload text, prev text, hash text, rolled_back bool, \
          PRIMARY KEY (writer, seq))",
-    );
-    made.unwrap_or_else(|error| panic!("create the oracle's table: {error}"));
+    )
 }
 
 /// Mostly some hundred bytes; once in fifty up to 16 kB, which does not compress and so is TOASTed.

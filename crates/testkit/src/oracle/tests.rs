@@ -48,6 +48,55 @@ fn writers_outlive_crashes() {
     ledger.check(&cluster, Upto::All).unwrap();
 }
 
+/// Aim: heavy writers go on after a failover that lost commits and kept some that nobody had been told of, and what they
+/// did before and after it is checked as one. Method: a standby is promoted while its primary goes on.
+#[test]
+fn writers_go_on_where_a_failover_left_them() {
+    let primary = Cluster::builder(17).segment_mib(1).start();
+    primary.create_tablespace("second");
+    let heavy = |cluster: &Cluster| {
+        let builder = Oracle::builder(cluster).writers(3).seed(5).pause(Duration::ZERO);
+        builder.heavy().tablespace("second")
+    };
+    let oracle = heavy(&primary).start();
+    let mut standby = primary.standby("standby");
+    oracle.wait_for(600);
+    standby.promote();
+    oracle.wait_for(100);
+    let all = oracle.stop();
+    all.check(&primary, Upto::All).unwrap();
+    assert!(all.check(&standby, Upto::All).unwrap_err().starts_with("I1"));
+    let settled = all.settle(&standby).unwrap();
+    settled.check(&standby, Upto::All).unwrap();
+    assert!(settled.commits().len() < all.commits().len());
+
+    let oracle = heavy(&standby).resume(settled.clone()).start();
+    oracle.wait_for(600);
+    standby.kill9();
+    standby.start();
+    oracle.wait_for(100);
+    let ledger = oracle.stop();
+    ledger.check(&standby, Upto::All).unwrap();
+    assert!(ledger.commits().len() >= settled.commits().len() + 700);
+    assert!(ledger.commits().iter().any(|commit| commit.kind == Kind::Bulk));
+    standby.check_structure();
+
+    for (wrong, said) in [
+        ("DELETE FROM oracle_bulk WHERE writer = 1 AND n = 7", "rows"),
+        (
+            "UPDATE oracle_bulk SET filler = 'x' WHERE writer = 1 AND n = 7",
+            "right",
+        ),
+        ("DELETE FROM oracle_bulk WHERE writer = 1", "must be"),
+    ] {
+        standby.sql("CREATE DATABASE copy TEMPLATE postgres");
+        standby.sql_in("copy", wrong);
+        let error = ledger.check_at(&standby.conninfo_in("copy"), Upto::All).unwrap_err();
+        assert!(error.contains(said), "{wrong}: {error}");
+        standby.sql("DROP DATABASE copy");
+    }
+}
+
 /// Aim: the check fails for each way in which a restore can be wrong.
 #[test]
 fn every_wrong_restore_is_noticed() {

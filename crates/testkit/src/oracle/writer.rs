@@ -14,7 +14,8 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::ledger::{Commit, Kind, LedgerFile};
+use super::bulk;
+use super::ledger::{Commit, Kind, Ledger, LedgerFile};
 use super::row::{GENESIS, Row, payload};
 
 /// Tables that one writer may make, so that the catalogue stays small.
@@ -26,20 +27,27 @@ pub(super) struct Shared {
     conninfo: String,
     ledger: LedgerFile,
     pause: Duration,
+    heavy: bool,
     stopping: AtomicBool,
     commits: AtomicU64,
 }
 
 impl Shared {
-    pub(super) fn new(conninfo: String, ledger: &Path, pause: Duration) -> Shared {
+    pub(super) fn new(conninfo: String, ledger: &Path, pause: Duration, heavy: bool) -> Shared {
         let ledger = LedgerFile::create(ledger);
         Shared {
             conninfo,
             ledger,
             pause,
+            heavy,
             stopping: AtomicBool::new(false),
             commits: AtomicU64::new(0),
         }
+    }
+
+    /// What an earlier oracle was told belongs to this one's ledger too.
+    pub(super) fn begin_with(&self, before: &Ledger) {
+        self.ledger.begin_with(before.commits());
     }
 
     pub(super) fn stop(&self) {
@@ -76,14 +84,15 @@ struct Attempt {
 }
 
 impl Writer {
-    pub(super) fn new(number: u32, seed: u64, shared: Arc<Shared>) -> Writer {
+    /// `before` is the last commit that it made in an earlier life.
+    pub(super) fn new(number: u32, seed: u64, shared: Arc<Shared>, before: Option<&Commit>) -> Writer {
         Writer {
             number,
             rng: StdRng::seed_from_u64(seed ^ u64::from(number) << 32),
             shared,
-            seq: 0,
-            hash: GENESIS.to_owned(),
-            lsn: Lsn(0),
+            seq: before.map_or(0, |commit| commit.seq),
+            hash: before.map_or_else(|| GENESIS.to_owned(), |commit| commit.hash.clone()),
+            lsn: before.map_or(Lsn(0), |commit| commit.to_lsn),
             tables: 0,
             two_phase: true,
         }
@@ -102,7 +111,12 @@ impl Writer {
             let attempt = self.attempt();
             let roll_back = self.rng.random_ratio(1, 10);
             match self.run(client, &attempt, roll_back) {
-                Ok(Some((from, to))) => self.acknowledged(attempt, from, to),
+                Ok(Some((from, to))) => {
+                    let bulk = attempt.kind == Kind::Bulk;
+                    self.acknowledged(attempt, from, to);
+                    // A session that is lost here has nothing in flight, and the next transaction notices.
+                    let _ = (bulk && self.rng.random()).then(|| bulk::vacuum(client));
+                }
                 Ok(None) => {}
                 // Of a transaction that was not to be committed nothing can be unknown.
                 Err(_) => {
@@ -119,6 +133,7 @@ impl Writer {
         let kind = match self.rng.random_range(0..100) {
             0..5 if self.two_phase => Kind::Prepared,
             5..7 if self.tables < TABLES_MAX => Kind::Ddl,
+            7 if self.shared.heavy => Kind::Bulk,
             _ => Kind::Plain,
         };
         Attempt {
@@ -138,6 +153,9 @@ impl Writer {
         const LSN: &str = "SELECT pg_current_wal_insert_lsn()";
         let row = &attempt.row;
         let mut work = format!("BEGIN; {}", row.insert(roll_back));
+        if self.shared.heavy && row.seq.is_multiple_of(20) {
+            work += &format!("; INSERT INTO oracle_unlogged VALUES ({}, {})", row.writer, row.seq);
+        }
         if attempt.kind == Kind::Ddl {
             work += &format!(
                 "; CREATE TABLE {} AS SELECT '{}'::text AS hash",
@@ -145,18 +163,19 @@ impl Writer {
                 row.hash
             );
         }
-        let answer = if attempt.kind == Kind::Prepared {
+        let end = if roll_back { "ROLLBACK" } else { "COMMIT" };
+        let answer = if attempt.kind == Kind::Bulk {
+            client.simple_query(&work)?;
+            bulk::load(client, row)?;
+            client.simple_query(&format!("{LSN}; {end}; {LSN}"))?
+        } else if attempt.kind == Kind::Prepared {
             let name = self.prepared_name();
             client.simple_query(&format!("{work}; PREPARE TRANSACTION '{name}'"))?;
             let mut lsns = client.simple_query(LSN)?;
-            client.simple_query(&format!(
-                "{} PREPARED '{name}'",
-                if roll_back { "ROLLBACK" } else { "COMMIT" }
-            ))?;
+            client.simple_query(&format!("{end} PREPARED '{name}'"))?;
             lsns.extend(client.simple_query(LSN)?);
             lsns
         } else {
-            let end = if roll_back { "ROLLBACK" } else { "COMMIT" };
             client.simple_query(&format!("{work}; {LSN}; {end}; {LSN}"))?
         };
         let lsns: Vec<Lsn> = answer

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 
 use super::cluster::Cluster;
 use super::install::program;
@@ -29,6 +30,7 @@ pub struct Builder {
     fsync: bool,
     settings: String,
     environment: Vec<(String, String)>,
+    wal_dir: Option<PathBuf>,
 }
 
 impl Builder {
@@ -40,6 +42,7 @@ impl Builder {
             fsync: false,
             settings: SETTINGS.to_owned(),
             environment: Vec::new(),
+            wal_dir: None,
         }
     }
 
@@ -85,6 +88,13 @@ impl Builder {
         self
     }
 
+    /// Puts `pg_wal` elsewhere, as `initdb --waldir` does: `dir` is absent or empty, and the cluster's user may write it.
+    #[must_use]
+    pub fn wal_dir(mut self, dir: impl Into<PathBuf>) -> Builder {
+        self.wal_dir = Some(dir.into());
+        self
+    }
+
     /// Runs `initdb`, writes the settings, starts nothing. Takes about 0.4 s.
     ///
     /// A copied template would be quicker, but its copies would share one system identifier.
@@ -111,6 +121,9 @@ impl Builder {
             initdb = initdb.arg("--data-checksums");
         } else if self.major >= 18 {
             initdb = initdb.arg("--no-data-checksums");
+        }
+        if let Some(dir) = &self.wal_dir {
+            initdb = initdb.arg("--waldir").arg(dir);
         }
         initdb.run().ok();
         append(&data.join("postgresql.conf"), &self.settings);

@@ -93,7 +93,9 @@ impl Cluster {
         self
     }
 
-    pub(super) fn with_environment(mut self, environment: Vec<(String, String)>) -> Cluster {
+    /// Adds to the environment of its next postmasters, and so of their `archive_command`.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Vec<(String, String)>) -> Cluster {
         self.environment.extend(environment);
         self
     }
