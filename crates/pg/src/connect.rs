@@ -82,8 +82,9 @@ impl Connection {
 
     /// The rows of one statement, in one round trip.
     pub async fn query(&self, sql: &str, params: &[&dyn Parameter]) -> Result<Vec<Row>> {
+        let client = self.client().await;
         let params = params.iter().map(|param| param.typed());
-        self.client
+        client
             .query_typed(sql, &params.collect::<Vec<_>>())
             .await
             .map_err(|error| self.fault(error))
@@ -103,12 +104,14 @@ impl Connection {
 
     /// Runs statements, separated by semicolons, and drops their rows.
     pub async fn batch(&self, sql: &str) -> Result<()> {
-        self.client.batch_execute(sql).await.map_err(|error| self.fault(error))
+        let client = self.client().await;
+        client.batch_execute(sql).await.map_err(|error| self.fault(error))
     }
 
     /// The rows of statements, every value as PostgreSQL prints it; `None` for null.
     pub async fn text_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let messages = self.client.simple_query(sql).await.map_err(|error| self.fault(error))?;
+        let client = self.client().await;
+        let messages = client.simple_query(sql).await.map_err(|error| self.fault(error))?;
         let mut rows = Vec::new();
         for message in messages {
             if let SimpleQueryMessage::Row(row) = message {
@@ -186,6 +189,15 @@ impl Connection {
     /// Where the session goes, for people: `socket /tmp/.s.PGSQL.5432, user pgkeep, database postgres`.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// The client, once the driver has read what has arrived. tokio-postgres reads and writes in one go and drops what
+    /// it read when writing fails: the warning before an immediate shutdown would be lost to the next statement.
+    async fn client(&self) -> &Client {
+        // Once until the runtime has noticed the bytes, once until the driver has read them.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        &self.client
     }
 
     fn fault(&self, error: tokio_postgres::Error) -> Error {
