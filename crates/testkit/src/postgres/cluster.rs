@@ -195,6 +195,21 @@ impl Cluster {
         })
     }
 
+    /// Starts it as a standby that has no primary; [`Cluster::promote`] takes it to the next timeline.
+    #[track_caller]
+    pub fn start_as_standby(&mut self) {
+        self.put_file("standby.signal", "");
+        self.start();
+    }
+
+    /// Writes a file of the data directory, owned by the cluster's user.
+    #[track_caller]
+    pub fn put_file(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.data.join(name);
+        fs::write(&path, content).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        self.user.own(&path);
+    }
+
     /// Stops it in the given mode, then starts it again.
     #[track_caller]
     pub fn restart(&mut self, mode: StopMode) {

@@ -35,11 +35,13 @@ pub fn bin_dir(major: u16) -> PathBuf {
 }
 
 /// `name` of `major` (`psql`, `pg_dump`, …), ready to run: these builds look for their own libraries only when told.
+/// All times are UTC, those of libpq's sessions as well as those that programs print by themselves.
 pub fn program(major: u16, name: &str) -> Run {
     let bin = bin_dir(major);
     Run::new(bin.join(name))
         .env("LD_LIBRARY_PATH", library_dir(major))
         .env("PGTZ", "UTC")
+        .env("TZ", "UTC")
 }
 
 /// What `LD_LIBRARY_PATH` must name, else `libpqwalreceiver` loads the system's libpq.

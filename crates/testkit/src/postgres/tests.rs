@@ -59,7 +59,7 @@ crate::every_major! {
             copy.set_conf("archive_mode", "off");
             copy.set_conf("restore_command", &format!("cp {}/%f %p", dir.display()));
             copy.set_conf("recovery_target_name", "here");
-            std::fs::write(copy.data_dir().join("recovery.signal"), "").unwrap();
+            copy.put_file("recovery.signal", "");
             copy
         };
         let mut copy = recover("copy");

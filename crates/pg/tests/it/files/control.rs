@@ -4,45 +4,46 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use pgkeep_pg::control::{ClusterState, ControlFile, WalLevel};
+use pgkeep_testkit::{Cluster, StopMode, every_major};
 
-use super::cluster::{Cluster, for_majors};
+use super::quiet;
 
-/// Aim: every field means what PostgreSQL means. Method: `pg_controldata` on the same file, in three states.
-#[test]
-fn every_field_is_what_pg_controldata_shows() {
-    for_majors(14..=18, |cluster| {
-        cluster
-            .configure("wal_level = logical\nmax_connections = 37\ntrack_commit_timestamp = on\nwal_log_hints = on\n");
-        cluster.configure("max_worker_processes = 9\nmax_prepared_transactions = 5\nmax_wal_senders = 4\n");
+every_major! {
+    /// Aim: every field means what PostgreSQL means. Method: `pg_controldata` on the same file, in four states.
+    fn every_field_is_what_pg_controldata_shows(major: u16) {
+        let mut cluster = quiet(major)
+            .conf("wal_level = logical\nmax_connections = 37\ntrack_commit_timestamp = on\nwal_log_hints = on")
+            .conf("max_worker_processes = 9\nmax_prepared_transactions = 5\nmax_wal_senders = 4")
+            .init();
         compare(&cluster, ClusterState::ShutDown);
         cluster.start();
         cluster.sql("create table t as select generate_series(1, 1000) g; checkpoint");
         compare(&cluster, ClusterState::InProduction);
-        cluster.stop();
-        std::fs::write(cluster.data().join("standby.signal"), "").unwrap();
-        cluster.start();
+        cluster.stop(StopMode::Fast);
+        cluster.start_as_standby();
         compare(&cluster, ClusterState::InArchiveRecovery);
-        cluster.stop();
+        cluster.stop(StopMode::Fast);
         compare(&cluster, ClusterState::ShutDownInRecovery);
-    });
+    }
 }
 
 fn compare(cluster: &Cluster, state: ClusterState) {
-    let control = ControlFile::read(cluster.data()).unwrap();
-    let shown = cluster.must("pg_controldata", ["-D", cluster.data().to_str().unwrap()]);
+    let control = ControlFile::read(cluster.data_dir()).unwrap();
+    let shown = cluster.program("pg_controldata").arg(cluster.data_dir()).run().ok();
     let shown: BTreeMap<&str, &str> = shown
+        .stdout
         .lines()
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.trim(), value.trim()))
         .collect();
-    assert_eq!(control.major.get(), cluster.major);
+    assert_eq!(control.major.get(), cluster.major());
     assert_eq!(control.state, state);
     for (name, value) in shown_as(&control) {
         assert_eq!(
             shown.get(name),
             Some(&&*value),
             "{name} of PostgreSQL {}",
-            cluster.major
+            cluster.major()
         );
     }
     let time = |name: &str| -> Timestamp {

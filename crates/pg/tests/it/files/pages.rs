@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 
 use pgkeep_pg::datadir::{Class, DataDir, Entry, Fork, Found, RelSegment};
 use pgkeep_pg::page::{PageState, bad_pages, has_sane_header, page_lsn, verify_page};
+use pgkeep_testkit::{Cluster, StopMode, every_major};
 
-use super::cluster::{Cluster, for_majors};
+use super::quiet;
 
 const EVERY_ACCESS_METHOD: &str = "
 create table t (id int, v text, p point, a int[]);
@@ -24,21 +25,17 @@ delete from t where id % 5 = 0;
 vacuum;
 ";
 
-/// A page of every kind passes; one changed bit does not; nor does a page at the next block.
-#[test]
-fn pages_that_a_server_wrote_pass_and_damaged_ones_do_not() {
-    for_majors(14..=18, |cluster| {
-        cluster.start();
-        cluster.script(EVERY_ACCESS_METHOD);
-        let flushed = cluster
-            .sql("checkpoint; select pg_current_wal_flush_lsn()")
-            .parse()
-            .unwrap();
-        cluster.stop();
+every_major! {
+    /// A page of every kind passes; one changed bit does not; nor does a page at the next block.
+    fn pages_that_a_server_wrote_pass_and_damaged_ones_do_not(major: u16) {
+        let mut cluster = quiet(major).start();
+        cluster.sql(EVERY_ACCESS_METHOD);
+        let flushed = cluster.value("checkpoint; select pg_current_wal_flush_lsn()");
+        cluster.stop(StopMode::Fast);
         let mut forks = Vec::new();
         let mut pages = 0;
         for (entry, relation) in relations(&cluster) {
-            let bytes = fs::read(cluster.data().join(entry.path.as_path())).unwrap();
+            let bytes = fs::read(cluster.data_dir().join(entry.path.as_path())).unwrap();
             assert_eq!(bytes.len() % 8192, 0);
             assert_eq!(
                 bad_pages(&bytes, 8192, relation.first_block(131_072)).count(),
@@ -71,36 +68,36 @@ fn pages_that_a_server_wrote_pass_and_damaged_ones_do_not() {
             assert!(forks.contains(&fork), "{fork:?}");
         }
         // PostgreSQL agrees.
-        cluster.must("pg_checksums", ["--check", "-D", cluster.data().to_str().unwrap()]);
-    });
+        cluster.check_pages();
+    }
 }
 
 /// Aim: blocks are counted over all segments of a relation (C9). Method: a table of more than 1 GiB, both ends of majors.
 #[test]
 fn the_second_gigabyte_of_a_table_passes_with_its_own_block_numbers() {
-    for_majors([14, 18], |cluster| {
-        cluster.configure("wal_level = minimal\nmax_wal_senders = 0\nshared_buffers = '64MB'\n");
-        cluster.start();
+    for major in [14, 18] {
+        let minimal = "wal_level = minimal\nmax_wal_senders = 0\nshared_buffers = '64MB'";
+        let mut cluster = quiet(major).conf(minimal).start();
         // One row a page, and no WAL for a table made in the same transaction.
-        cluster.script(
+        cluster.sql(
             "begin;\ncreate table wide (v text) with (fillfactor = 10);\nalter table wide alter v set storage plain;\n\
              insert into wide select repeat('x', 1000) from generate_series(1, 132000);\ncommit;\ncheckpoint;\n",
         );
-        cluster.stop();
+        cluster.stop(StopMode::Fast);
         let second = relations(&cluster)
             .find(|(_, relation)| relation.segment == 1)
             .expect("a second segment");
-        let file = fs::File::open(cluster.data().join(second.0.path.as_path())).unwrap();
+        let file = fs::File::open(cluster.data_dir().join(second.0.path.as_path())).unwrap();
         assert!(second.0.bytes() >= 8192 * 100);
         let mut run = vec![0; 8192 * 100];
         file.read_exact_at(&mut run, 0).unwrap();
         assert_eq!(bad_pages(&run, 8192, second.1.first_block(131_072)).count(), 0);
         assert_eq!(bad_pages(&run, 8192, 0).count(), 100, "as if it were the first segment");
-    });
+    }
 }
 
 fn relations(cluster: &Cluster) -> impl Iterator<Item = (Entry, RelSegment)> {
-    let walk = DataDir::open(cluster.data()).unwrap().walk().unwrap();
+    let walk = DataDir::open(cluster.data_dir()).unwrap().walk().unwrap();
     walk.filter_map(|found| match found.unwrap() {
         Found::Entry(entry) => match entry.class {
             Class::Relation(relation) => Some((entry, relation)),

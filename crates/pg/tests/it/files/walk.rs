@@ -5,11 +5,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Stdio;
 
 use pgkeep_pg::datadir::{Class, DataDir, EntryKind, Found, RelPath};
+use pgkeep_testkit::{Cluster, every_major, wait};
 
-use super::cluster::{Cluster, for_majors};
+use super::quiet;
 
 const TABLES: &str = "
 create table plain (id int primary key, v text) tablespace one;
@@ -26,25 +26,25 @@ alter table becomes_logged set logged;
 vacuum;
 ";
 
-/// Aim: the walk lists what PostgreSQL's own base backup holds, no more and no less.
-/// Method: a cluster with tablespaces, unlogged and temporary tables at rest; `pg_basebackup` of it; both listings.
-#[test]
-fn a_walk_lists_what_pg_basebackup_copies() {
-    for_majors(14..=18, |cluster| {
-        let in_place = prepare(&cluster);
-        // A session whose temporary table is on disk.
-        let mut session = cluster.command("psql");
-        session.args(["-X", "-q", "-d", "postgres", "-c"]).arg(
-            "set temp_buffers = '1MB'; create temp table tmp as select g, repeat('t', 500) from \
-             generate_series(1, 20000) g; checkpoint; select pg_sleep(600)",
-        );
-        let mut session = session.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_for_temporary_files(&cluster);
+const TEMPORARY: &str = "set temp_buffers = '1MB';
+create temp table tmp as select g, repeat('t', 500) from generate_series(1, 20000) g;
+checkpoint; select pg_sleep(600)";
 
+every_major! {
+    /// Aim: the walk lists what PostgreSQL's own base backup holds, no more and no less.
+    /// Method: a cluster with tablespaces, unlogged and temporary tables at rest; `pg_basebackup` of it; both listings.
+    fn a_walk_lists_what_pg_basebackup_copies(major: u16) {
+        let cluster = quiet(major).start();
+        let in_place = prepare(&cluster);
+        // A session whose temporary table is on disk, open until it is dropped.
+        let _session = cluster.program("psql").args(["-X", "-q", "-c"]).arg(TEMPORARY).spawn();
+        wait::until("a temporary table", wait::LIMIT, || {
+            let asleep = cluster.sql("select count(*) from pg_stat_activity where wait_event = 'PgSleep'");
+            (asleep == "1").then_some(())
+        });
+        assert!(has_temporary_files(&cluster));
         let ours = listing(&cluster);
         let theirs = basebackup(&cluster);
-        cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)'");
-        session.wait().unwrap();
 
         // pg_basebackup writes the first three itself; the last is only made by a server at rest.
         let made = ["backup_label", "backup_manifest", "tablespace_map"].map(|name| name.as_bytes().to_vec());
@@ -58,34 +58,29 @@ fn a_walk_lists_what_pg_basebackup_copies() {
         assert_eq!(
             shown(ours.difference(&theirs).collect()),
             [""; 0],
-            "more, on {}",
-            cluster.major
+            "more, on {major}"
         );
         assert_eq!(
             shown(theirs.difference(&ours).collect()),
             [""; 0],
-            "less, on {}",
-            cluster.major
+            "less, on {major}"
         );
         let count = ours.iter().filter(|path| path.starts_with(b"pg_tblspc/")).count();
         assert!(count > if in_place { 12 } else { 10 }, "{count} entries in tablespaces");
-    });
+    }
 }
 
 /// Makes tablespaces and tables; true if the major copies in-place tablespaces.
 fn prepare(cluster: &Cluster) -> bool {
-    cluster.configure("max_wal_senders = 4\nwal_level = replica\n");
-    cluster.start();
     for (name, directory) in [("one", "ts one"), ("two", "back\\slash"), ("three", "ts one too")] {
-        let location = cluster.location(directory);
-        let location = location.to_str().unwrap().replace('\'', "''");
-        cluster.sql(&format!("create tablespace {name} location '{location}'"));
+        let location = cluster.scratch().dir(directory);
+        cluster.sql(&format!("create tablespace {name} location '{}'", location.display()));
     }
     // pg_basebackup before 16 does not know in-place tablespaces.
-    let in_place = cluster.major >= 16;
-    cluster.script(TABLES);
+    let in_place = cluster.major() >= 16;
+    cluster.sql(TABLES);
     if in_place {
-        cluster.script("set allow_in_place_tablespaces = on;\ncreate tablespace here location '';\n");
+        cluster.sql("set allow_in_place_tablespaces = on;\ncreate tablespace here location '';\n");
         cluster.sql("create table placed tablespace here as select generate_series(1, 100) g");
     }
     cluster.sql("create database second tablespace two");
@@ -94,26 +89,20 @@ fn prepare(cluster: &Cluster) -> bool {
     in_place
 }
 
-fn wait_for_temporary_files(cluster: &Cluster) {
+fn has_temporary_files(cluster: &Cluster) -> bool {
     let is_temporary = |path: &Path| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries
             .into_iter()
             .any(|entry| entry.file_name().as_bytes().starts_with(b"t"))
     };
-    for _ in 0..200 {
-        let databases = fs::read_dir(cluster.data().join("base")).unwrap().flatten();
-        if databases.into_iter().any(|database| is_temporary(&database.path())) {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("no temporary table");
+    let mut databases = fs::read_dir(cluster.data_dir().join("base")).unwrap().flatten();
+    databases.any(|database| is_temporary(&database.path()))
 }
 
 /// Every path of the walk; nothing may be skipped in a cluster at rest but its socket-less self.
 fn listing(cluster: &Cluster) -> BTreeSet<Vec<u8>> {
-    let data_dir = DataDir::open(cluster.data()).unwrap();
+    let data_dir = DataDir::open(cluster.data_dir()).unwrap();
     let mut before = RelPath::ROOT;
     let mut tablespaces = Vec::new();
     let mut paths = BTreeSet::new();
@@ -138,14 +127,14 @@ fn listing(cluster: &Cluster) -> BTreeSet<Vec<u8>> {
 
 /// Every path of a plain `pg_basebackup`, read like one directory.
 fn basebackup(cluster: &Cluster) -> BTreeSet<Vec<u8>> {
-    let target = cluster.dir().join("copy");
-    let mut args = vec!["-D".to_owned(), target.to_str().unwrap().to_owned()];
-    args.extend(["-X", "none", "-c", "fast", "--no-sync"].map(str::to_owned));
+    let target = cluster.scratch().join("copy");
+    let options = ["-X", "none", "-c", "fast", "--no-sync", "-D"];
+    let mut run = cluster.program("pg_basebackup").args(options).arg(&target);
     for directory in ["ts one", "back\\slash", "ts one too"] {
-        let old = cluster.dir().join(directory);
-        args.push(format!("--tablespace-mapping={}={}.copy", old.display(), old.display()));
+        let old = cluster.scratch().join(directory);
+        run = run.arg(format!("--tablespace-mapping={0}={0}.copy", old.display()));
     }
-    cluster.must("pg_basebackup", args);
+    run.run().ok();
     let mut paths = BTreeSet::new();
     collect(&target, b"", &mut paths);
     paths

@@ -1,19 +1,17 @@
 //! The WAL walk against real WAL: what `pg_waldump` of the same major shows is what the walker shows.
-//!
-//! Needs PostgreSQL 14 to 18 in `$PGKEEP_PG_DIR/<major>/bin` (`scripts/fetch-postgres`); panics without.
-//! Each cluster lives in a directory of its own under `/tmp` and is reached by its socket only.
 
-mod cluster;
 mod waldump;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use cluster::Cluster;
 use pgkeep_base::{ErrorKind, PgMajor, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::wal::{FactsWalk, Meaning, SegmentFacts, WalkEnd, Walker, meaning, segment_facts};
-use waldump::Line;
+use pgkeep_testkit::{Cluster, StopMode, every_major};
+
+use self::waldump::Line;
 
 /// What a walk over the files of one timeline showed.
 struct Walked {
@@ -94,11 +92,12 @@ fn facts(wal: &Path, walked: &Walked) -> Vec<SegmentFacts> {
 
 /// Walks timeline `timeline` of a cluster and compares with `pg_waldump`; the facts of its segments.
 fn compare(cluster: &Cluster, timeline: u32) -> (Walked, Vec<SegmentFacts>) {
-    let size = SegmentSize::new(cluster.segment_bytes).unwrap();
+    let size = SegmentSize::new(cluster.control("Bytes per WAL segment").parse().unwrap()).unwrap();
     let timeline = TimelineId::new(timeline).unwrap();
-    let wal = cluster.wal_dir();
-    let first = cluster.segments(&timeline.hex()).remove(0);
-    let walked = walk(&wal, WalSegment::parse(&first, size).unwrap(), cluster.major);
+    let wal = cluster.data_dir().join("pg_wal");
+    let first = workload::segments(cluster, &timeline.hex()).remove(0);
+    let major = PgMajor::new(cluster.major()).unwrap();
+    let walked = walk(&wal, WalSegment::parse(&first, size).unwrap(), major);
     let dumped = waldump::dump(cluster, &first);
     assert!(dumped.len() > 10, "pg_waldump shows {} records", dumped.len());
     for (ours, theirs) in walked.lines.iter().zip(&dumped) {
@@ -107,58 +106,6 @@ fn compare(cluster: &Cluster, timeline: u32) -> (Walked, Vec<SegmentFacts>) {
     assert_eq!(walked.lines.len(), dumped.len(), "{:?}", walked.ends.last());
     let facts = facts(&wal, &walked);
     (walked, facts)
-}
-
-/// Aim: all kinds of record that matter are read as `pg_waldump` reads them, on two timelines and after crashes.
-/// Method: 1 MiB segments; subtransactions, two-phase commits, a restore point, a switch, a message over several
-/// segments, once cut off by a crash; then a promotion, recycled segments and an immediate stop.
-fn reads_like_pg_waldump(major: u16) {
-    let mut cluster = Cluster::create(major, 1);
-    cluster.start();
-    for script in [cluster::TRANSACTIONS, cluster::BIG_RECORDS, &cluster.backup_script()] {
-        cluster.sql(script);
-    }
-    let lost = cluster.lose_the_end_of_a_record();
-    cluster.sql(cluster::TRANSACTIONS_AGAIN);
-    cluster.stop("fast");
-    let (walked, facts) = compare(&cluster, 1);
-    expect_kinds(
-        &walked,
-        &[
-            "COMMIT ",
-            "ABORT ",
-            "COMMIT_PREPARED ",
-            "ABORT_PREPARED ",
-            "RESTORE_POINT before the storm",
-            "CHECKPOINT_ONLINE ",
-            "CHECKPOINT_SHUTDOWN ",
-            "BACKUP_END ",
-            "SWITCH",
-            "PREPARE",
-            "OVERWRITE_CONTRECORD ",
-            "PARAMETER_CHANGE ",
-        ],
-    );
-    let spans = walked.lines.iter().any(|line| line.total_bytes > 3 << 20);
-    assert!(spans, "a record over four segments");
-    let point = facts.iter().flat_map(|facts| &facts.restore_points).next().unwrap();
-    assert_eq!(point.name, "before the storm");
-    let dropped: Vec<_> = facts.iter().filter(|facts| facts.drops_unfinished).collect();
-    assert_eq!(dropped.len(), 1, "lost the record at {lost}");
-    assert!(facts.iter().any(|facts| !facts.backup_ends.is_empty()));
-
-    cluster.promote();
-    cluster.recycle_segments();
-    cluster.stop("immediate");
-    let (walked, facts) = compare(&cluster, 2);
-    assert!(
-        facts
-            .iter()
-            .all(|facts| facts.last_page_timeline.get() == 2 || facts.page_timeline.get() == 1)
-    );
-    let stopped = facts.last().unwrap().stopped.as_deref().unwrap();
-    assert!(matches!(walked.ends.last(), Some(WalkEnd::Stopped { .. })), "{stopped}");
-    recycled_segments_are_refused(&cluster, walked.names.last().unwrap());
 }
 
 fn expect_kinds(walked: &Walked, kinds: &[&str]) {
@@ -172,7 +119,7 @@ fn expect_kinds(walked: &Walked, kinds: &[&str]) {
 fn recycled_segments_are_refused(cluster: &Cluster, last: &WalSegment) {
     let mut refused = 0;
     let mut name = last.next();
-    while let Ok(bytes) = std::fs::read(cluster.wal_dir().join(name.name())) {
+    while let Ok(bytes) = std::fs::read(cluster.data_dir().join("pg_wal").join(name.name())) {
         let error = segment_facts(&bytes, &name, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         refused += 1;
@@ -181,42 +128,75 @@ fn recycled_segments_are_refused(cluster: &Cluster, last: &WalSegment) {
     assert!(refused > 0, "the workload recycled no segment");
 }
 
-/// Aim: a promotion in the middle of a segment leaves a segment that begins on the old timeline; images compressed by
-/// any method are stepped over. Method: the default segment size, all methods that the server offers.
-fn a_promotion_begins_on_the_old_timeline(major: u16) {
-    let mut cluster = Cluster::create(major, 16);
-    cluster.start();
-    cluster.sql(cluster::TRANSACTIONS);
-    cluster.sql(&cluster.compression_script());
-    cluster.stop("fast");
-    compare(&cluster, 1);
-    cluster.promote();
-    cluster.sql(cluster::TRANSACTIONS_AGAIN);
-    cluster.stop("fast");
-    let (walked, facts) = compare(&cluster, 2);
-    expect_kinds(&walked, &["END_OF_RECOVERY tli 2; prev tli 1; time "]);
-    assert_eq!(facts[0].page_timeline.get(), 1);
-    assert_eq!(facts[0].last_page_timeline.get(), 2);
-}
-
-macro_rules! on_every_major {
-    ($($major:literal => $reads:ident, $promotes:ident);* $(;)?) => { $(
-        #[test]
-        fn $reads() {
-            reads_like_pg_waldump($major);
+every_major! {
+    /// Aim: all kinds of record that matter are read as `pg_waldump` reads them, on two timelines and after crashes.
+    /// Method: 1 MiB segments; subtransactions, two-phase commits, a restore point, a switch, a message over several
+    /// segments, once cut off by a crash; then a promotion, recycled segments and an immediate stop.
+    fn reads_like_pg_waldump(major: u16) {
+        let mut cluster = workload::start(major, 1);
+        let backup = workload::backup_script(major);
+        for script in [workload::TRANSACTIONS, workload::BIG_RECORDS, &backup] {
+            cluster.sql(script);
         }
+        let lost = workload::lose_the_end_of_a_record(&mut cluster);
+        cluster.sql(workload::TRANSACTIONS_AGAIN);
+        cluster.stop(StopMode::Fast);
+        let (walked, facts) = compare(&cluster, 1);
+        expect_kinds(
+            &walked,
+            &[
+                "COMMIT ",
+                "ABORT ",
+                "COMMIT_PREPARED ",
+                "ABORT_PREPARED ",
+                "RESTORE_POINT before the storm",
+                "CHECKPOINT_ONLINE ",
+                "CHECKPOINT_SHUTDOWN ",
+                "BACKUP_END ",
+                "SWITCH",
+                "PREPARE",
+                "OVERWRITE_CONTRECORD ",
+                "PARAMETER_CHANGE ",
+            ],
+        );
+        let spans = walked.lines.iter().any(|line| line.total_bytes > 3 << 20);
+        assert!(spans, "a record over four segments");
+        let point = facts.iter().flat_map(|facts| &facts.restore_points).next().unwrap();
+        assert_eq!(point.name, "before the storm");
+        let dropped: Vec<_> = facts.iter().filter(|facts| facts.drops_unfinished).collect();
+        assert_eq!(dropped.len(), 1, "lost the record at {lost}");
+        assert!(facts.iter().any(|facts| !facts.backup_ends.is_empty()));
 
-        #[test]
-        fn $promotes() {
-            a_promotion_begins_on_the_old_timeline($major);
-        }
-    )* };
-}
+        cluster.start_as_standby();
+        cluster.promote();
+        workload::recycle_segments(&mut cluster);
+        cluster.stop(StopMode::Immediate);
+        let (walked, facts) = compare(&cluster, 2);
+        assert!(
+            facts
+                .iter()
+                .all(|facts| facts.last_page_timeline.get() == 2 || facts.page_timeline.get() == 1)
+        );
+        let stopped = facts.last().unwrap().stopped.as_deref().unwrap();
+        assert!(matches!(walked.ends.last(), Some(WalkEnd::Stopped { .. })), "{stopped}");
+        recycled_segments_are_refused(&cluster, walked.names.last().unwrap());
+    }
 
-on_every_major! {
-    14 => postgres_14_reads_like_pg_waldump, postgres_14_promotion_begins_on_the_old_timeline;
-    15 => postgres_15_reads_like_pg_waldump, postgres_15_promotion_begins_on_the_old_timeline;
-    16 => postgres_16_reads_like_pg_waldump, postgres_16_promotion_begins_on_the_old_timeline;
-    17 => postgres_17_reads_like_pg_waldump, postgres_17_promotion_begins_on_the_old_timeline;
-    18 => postgres_18_reads_like_pg_waldump, postgres_18_promotion_begins_on_the_old_timeline;
+    /// Aim: a promotion in the middle of a segment leaves a segment that begins on the old timeline; images compressed by
+    /// any method are stepped over. Method: the default segment size, all methods that the server offers.
+    fn a_promotion_begins_on_the_old_timeline(major: u16) {
+        let mut cluster = workload::start(major, 16);
+        cluster.sql(workload::TRANSACTIONS);
+        cluster.sql(&workload::compression_script(&cluster));
+        cluster.stop(StopMode::Fast);
+        compare(&cluster, 1);
+        cluster.start_as_standby();
+        cluster.promote();
+        cluster.sql(workload::TRANSACTIONS_AGAIN);
+        cluster.stop(StopMode::Fast);
+        let (walked, facts) = compare(&cluster, 2);
+        expect_kinds(&walked, &["END_OF_RECOVERY tli 2; prev tli 1; time "]);
+        assert_eq!(facts[0].page_timeline.get(), 1);
+        assert_eq!(facts[0].last_page_timeline.get(), 2);
+    }
 }

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use pgkeep_base::Lsn;
 use pgkeep_pg::wal::{Meaning, Record};
+use pgkeep_testkit::Cluster;
 
-use super::cluster::Cluster;
+use super::workload;
 
 const RMGRS: [&str; 22] = [
     "XLOG",
@@ -82,11 +83,16 @@ impl Line {
 
 /// What `pg_waldump` shows from the segment `first` to the end of valid WAL.
 pub fn dump(cluster: &Cluster, first: &str) -> Vec<Line> {
-    let wal = cluster.wal_dir();
-    let last = cluster.segments(&first[..8]).pop().unwrap();
-    let output = cluster.run("pg_waldump", &["-p", wal.to_str().unwrap(), first, &last]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.lines()
+    let last = workload::segments(cluster, &first[..8]).pop().unwrap();
+    let waldump = cluster
+        .program("pg_waldump")
+        .arg("-p")
+        .arg(cluster.data_dir().join("pg_wal"));
+    // It ends with an error where valid WAL ends.
+    let output = waldump.args([first, &last]).run();
+    output
+        .stdout
+        .lines()
         .filter(|line| line.starts_with("rmgr:"))
         .map(Line::parse)
         .collect()
