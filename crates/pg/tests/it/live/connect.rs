@@ -7,7 +7,7 @@ use pgkeep_base::{ErrorKind, PgMajor};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::server::{StopMode, free_port};
 
-use super::rig::{Rig, SECONDS, every_major, newest, no_environment};
+use super::rig::{Rig, SECONDS, every_major, newest, no_environment, until};
 
 every_major!(
     a_session_is_safe_whatever_the_role_says,
@@ -47,8 +47,10 @@ async fn last_words_survive_the_connection(major: PgMajor) {
     let kill = async {
         let running =
             format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {busy_pid} AND wait_event = 'PgSleep'");
-        let asleep = async { while rig.ask(&running).await != "1" {} };
-        tokio::time::timeout(SECONDS(30), asleep).await.unwrap();
+        until("a query that sleeps", async || {
+            (rig.ask(&running).await == "1").then_some(())
+        })
+        .await;
         rig.ask(&format!("SELECT pg_terminate_backend({idle_pid}, 30000)"))
             .await;
         rig.ask(&format!("SELECT pg_terminate_backend({busy_pid}, 30000)"))
@@ -72,11 +74,12 @@ async fn last_words_survive_the_connection(major: PgMajor) {
 #[tokio::test]
 async fn who_may_not_in_is_told_why() {
     let rig = Rig::start(newest(), &[]).await;
-    rig.run("SET password_encryption = 'scram-sha-256'; CREATE ROLE scrammy LOGIN PASSWORD 'right'")
-        .await;
-    let hba = "local all scrammy scram-sha-256\nlocal all barred reject\nlocal all all trust\n";
-    std::fs::write(rig.server.data_dir().join("pg_hba.conf"), hba).unwrap();
-    rig.run("SELECT pg_reload_conf(); SELECT pg_sleep(0.3); CREATE ROLE barred LOGIN")
+    rig.run(
+        "SET password_encryption = 'scram-sha-256'; CREATE ROLE scrammy LOGIN PASSWORD 'right'; \
+         CREATE ROLE barred LOGIN",
+    )
+    .await;
+    rig.set_hba("local all scrammy scram-sha-256\nlocal all barred reject\nlocal all all trust\n")
         .await;
     let kind_of = async |conninfo: String| match Connection::open(&conninfo, &no_environment).await {
         Ok(_) => None,

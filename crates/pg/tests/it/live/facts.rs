@@ -5,7 +5,7 @@ use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::{ArchiveBacklog, ArchiverFacts, ServerFacts, grants_sql, privileges, required};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 
-use super::rig::{Rig, SECONDS, every_major};
+use super::rig::{Rig, every_major, until};
 
 every_major!(
     facts_agree_with_pg_controldata,
@@ -69,25 +69,21 @@ async fn the_archivers_counters_tell_failure_from_success(major: PgMajor) {
     set("false").await;
     conn.create_restore_point("something to archive").await.unwrap();
     conn.switch_wal().await.unwrap();
-    let failed = until(&conn, |facts| facts.failed_count > 0).await;
+    let gather = async || ArchiverFacts::gather(&conn).await.unwrap();
+    let failed = until("a failure", async || {
+        Some(gather().await).filter(|facts| facts.failed_count > 0)
+    })
+    .await;
     assert!(failed.is_failing());
     assert_eq!(failed.last_failed.unwrap().file.len(), 24);
     let backlog = ArchiveBacklog::gather(&conn).await.unwrap();
     assert!(backlog.waiting >= 1 && backlog.oldest.is_some());
     set("true").await;
-    let archived = until(&conn, |facts| facts.archived_count > 0).await;
+    let archived = until("a success", async || {
+        Some(gather().await).filter(|facts| facts.archived_count > 0)
+    })
+    .await;
     assert!(!archived.is_failing(), "{archived:?}");
-}
-
-async fn until(conn: &Connection, what: impl Fn(&ArchiverFacts) -> bool) -> ArchiverFacts {
-    for _ in 0..600 {
-        let facts = ArchiverFacts::gather(conn).await.unwrap();
-        if what(&facts) {
-            return facts;
-        }
-        tokio::time::sleep(SECONDS(1) / 10).await;
-    }
-    panic!("the archiver did not come to it within a minute");
 }
 
 /// Aim: the printed statements are sufficient and each is necessary.

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use pgkeep_base::{ErrorKind, PgMajor};
+use pgkeep_base::{ErrorKind, PgMajor, Result};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::ServerFacts;
-use pgkeep_pg::server::{Readiness, RecoveryEnd};
+use pgkeep_pg::server::{Readiness, RecoveryEnd, RecoveryOutcome};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::rig::{Rig, Room, SECONDS, every_major, newest, no_environment};
+use super::rig::{Rig, Room, SECONDS, every_major, newest, no_environment, until};
 
 every_major!(
     recovery_ends_as_its_action_says,
@@ -73,6 +73,13 @@ impl Source {
     }
 }
 
+async fn recovery_end(rig: &mut Rig, limit: u64) -> Result<RecoveryOutcome> {
+    let conninfo = rig.conninfo();
+    rig.server
+        .wait_recovery_end(&conninfo, &no_environment, SECONDS(limit), &mut |_| {})
+        .await
+}
+
 async fn recovery_ends_as_its_action_says(major: PgMajor) {
     let mut source = Source::make(major).await;
     let point = source.point;
@@ -83,13 +90,8 @@ async fn recovery_ends_as_its_action_says(major: PgMajor) {
     ] {
         let target = [("recovery_target_name", "here"), ("recovery_target_action", action)];
         let mut rig = source.recover(major, action, &target);
-        let conninfo = rig.conninfo();
-        let mut looks = 0;
-        let outcome = rig
-            .server
-            .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| looks += 1)
-            .await
-            .unwrap_or_else(|error| panic!("{action}: {error:?}"));
+        let outcome = recovery_end(&mut rig, 60).await;
+        let outcome = outcome.unwrap_or_else(|error| panic!("{action}: {error:?}"));
         assert_eq!(outcome.end, end);
         if end == RecoveryEnd::ShutDown {
             assert!(!rig.server.is_alive());
@@ -115,12 +117,7 @@ async fn recovery_ends_as_its_action_says(major: PgMajor) {
         "cold",
         &[("hot_standby", "off"), ("recovery_target_timeline", "1")],
     );
-    let conninfo = rig.conninfo();
-    let outcome = rig
-        .server
-        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {})
-        .await
-        .unwrap();
+    let outcome = recovery_end(&mut rig, 60).await.unwrap();
     assert_eq!(outcome.end, RecoveryEnd::Promoted);
     assert_eq!(rig.ask("SELECT array_agg(n ORDER BY n) FROM public.t").await, "{1,2}");
 }
@@ -128,12 +125,7 @@ async fn recovery_ends_as_its_action_says(major: PgMajor) {
 async fn a_target_that_is_never_reached_is_an_error(major: PgMajor) {
     let source = Source::make(major).await;
     let mut rig = source.recover(major, "copy", &[("recovery_target_name", "nowhere")]);
-    let conninfo = rig.conninfo();
-    let error = rig
-        .server
-        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {})
-        .await
-        .unwrap_err();
+    let error = recovery_end(&mut rig, 60).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     let words = error.detail_text().unwrap();
     assert!(
@@ -175,22 +167,20 @@ async fn a_standby_is_known_and_not_backed_up(major: PgMajor) {
 #[tokio::test]
 async fn a_server_killed_in_recovery_is_missed_at_once() {
     let source = Source::make(newest()).await;
+    let asked = source.room.path("asked");
+    let slow = format!("touch {}; sleep 3; false", asked.display());
     let mut rig = source.recover(
         newest(),
         "killed",
-        &[("restore_command", "sleep 3; false"), ("hot_standby", "off")],
+        &[("restore_command", slow.as_str()), ("hot_standby", "off")],
     );
-    let (conninfo, pid) = (rig.conninfo(), rig.server.pid());
+    let pid = Pid::from_raw(rig.server.pid()).unwrap();
     let kill = async {
-        tokio::time::sleep(SECONDS(1)).await;
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        until("recovery to ask for WAL", async || asked.exists().then_some(())).await;
+        kill_process(pid, Signal::KILL).unwrap();
         Instant::now()
     };
-    let mut deaf = |_| {};
-    let wait = rig
-        .server
-        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut deaf);
-    let (outcome, killed) = tokio::join!(wait, kill);
+    let (outcome, killed) = tokio::join!(recovery_end(&mut rig, 60), kill);
     assert!(killed.elapsed() < SECONDS(2));
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
@@ -209,13 +199,7 @@ async fn recovery_that_takes_too_long_is_left_alone() {
         "slow",
         &[("restore_command", slow.as_str()), ("hot_standby", "off")],
     );
-    let conninfo = rig.conninfo();
-    let limit = SECONDS(1);
-    let error = rig
-        .server
-        .wait_recovery_end(&conninfo, &no_environment, limit, &mut |_| {})
-        .await
-        .unwrap_err();
+    let error = recovery_end(&mut rig, 1).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.message()),
         (ErrorKind::Unavailable, "recovery did not end within 1 s")
@@ -242,12 +226,7 @@ async fn a_pause_for_lack_of_settings_is_an_error() {
         point: source.point,
     };
     let mut rig = source.recover(newest(), "small", &[]);
-    let conninfo = rig.conninfo();
-    let error = rig
-        .server
-        .wait_recovery_end(&conninfo, &no_environment, SECONDS(60), &mut |_| {})
-        .await
-        .unwrap_err();
+    let error = recovery_end(&mut rig, 60).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
     assert!(matches!(
         rig.server.wait_until_ready(SECONDS(5)).await,

@@ -10,33 +10,49 @@ use pgkeep_pg::connect::Connection;
 use pgkeep_pg::server::{
     Account, InitOptions, Readiness, Server, SocketDir, StartOptions, StopMode, free_port, initdb,
 };
+use pgkeep_testkit::postgres::bin_dir;
+use pgkeep_testkit::{Scratch, wait};
 
 pub const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 /// Makes one test of each major out of an async function that takes a `PgMajor`.
 macro_rules! every_major {
     ($($name:ident),* $(,)?) => { $(
-        mod $name {
-            crate::live::rig::every_major!(@one $name, v14 14, v15 15, v16 16, v17 17, v18 18);
-        }
-    )* };
-    (@one $name:ident, $($version:ident $major:literal),*) => { $(
-        #[tokio::test]
-        async fn $version() {
-            super::$name(pgkeep_base::PgMajor::new($major).unwrap()).await;
+        pgkeep_testkit::every_major! {
+            fn $name(major: u16) {
+                crate::live::rig::run(super::$name(pgkeep_base::PgMajor::new(major).unwrap()))
+            }
         }
     )* };
 }
 pub(crate) use every_major;
+
+/// Runs a test as `tokio::test` does.
+pub fn run(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(test);
+}
+
+/// The testkit's `wait::until` for what is asked of a server.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let polled = async {
+        loop {
+            if let Some(value) = probe().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    let found = tokio::time::timeout(wait::LIMIT, polled).await;
+    found.unwrap_or_else(|_| panic!("waited for {what} in vain"))
+}
 
 pub fn newest() -> PgMajor {
     PgMajor::NEWEST
 }
 
 pub fn binaries(major: PgMajor) -> Binaries {
-    let root = std::env::var_os("PGKEEP_PG_DIR")
-        .unwrap_or_else(|| panic!("set PGKEEP_PG_DIR to a directory that holds PostgreSQL as 14/bin … 18/bin"));
-    let bin = Path::new(&root).join(major.to_string()).join("bin");
+    let bin = bin_dir(major.get());
     let mut search = Search::new(Purpose::Server, Some(major));
     search.configured = Some(&bin);
     search
@@ -51,35 +67,24 @@ pub fn no_environment(name: &str) -> Option<String> {
 
 /// A temporary directory that the server's user may enter.
 pub struct Room {
-    dir: tempfile::TempDir,
+    scratch: Scratch,
     pub account: Account,
-}
-
-/// Memory where there is plenty of it: hundreds of clusters are copied, each of a thousand files.
-fn fast_dir() -> &'static str {
-    let free = rustix::fs::statvfs("/dev/shm").map_or(0, |stat| stat.f_bavail * stat.f_frsize);
-    if free > 2 << 30 { "/dev/shm" } else { "/tmp" }
 }
 
 impl Room {
     pub fn new() -> Room {
-        let account = Account::for_scratch().unwrap();
-        let dir = tempfile::Builder::new()
-            .prefix("pgkeep-test-")
-            .tempdir_in(fast_dir())
-            .unwrap();
-        account.own(dir.path()).unwrap();
-        Room { dir, account }
+        let (scratch, account) = (Scratch::new(), Account::for_scratch().unwrap());
+        account.own(scratch.path()).unwrap();
+        Room { scratch, account }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.scratch.join(name)
     }
 
     /// A directory that the server may write to.
     pub fn directory(&self, name: &str) -> PathBuf {
-        let path = self.path(name);
-        std::fs::create_dir(&path).unwrap();
+        let path = self.scratch.dir(name);
         self.account.own(&path).unwrap();
         path
     }
@@ -184,6 +189,18 @@ impl Rig {
             .batch(sql)
             .await
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Lets in whom these lines of `pg_hba.conf` let in.
+    pub async fn set_hba(&self, lines: &str) {
+        std::fs::write(self.server.data_dir().join("pg_hba.conf"), lines).unwrap();
+        let loaded = "SELECT pg_conf_load_time()";
+        let before = self.ask(loaded).await;
+        self.run("SELECT pg_reload_conf()").await;
+        until("the new pg_hba.conf", async || {
+            (self.ask(loaded).await != before).then_some(())
+        })
+        .await;
     }
 
     pub async fn stop(mut self) -> Room {

@@ -6,6 +6,7 @@ use pgkeep_pg::server::{
     Account, InitOptions, Readiness, Server, SocketDir, StartOptions, Status, StopMode, free_port, initdb, is_running,
     last_complaints,
 };
+use pgkeep_testkit::wait;
 use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process};
 
 use super::rig::{Rig, Room, SECONDS, binaries, every_major, newest};
@@ -69,9 +70,7 @@ async fn a_crashed_server_is_not_running(major: PgMajor) {
     let mut rig = Rig::start(major, &[]).await;
     let data = rig.server.data_dir().to_owned();
     kill_process(Pid::from_raw(rig.server.pid()).unwrap(), Signal::KILL).unwrap();
-    while rig.server.is_alive() {
-        tokio::time::sleep(SECONDS(1) / 50).await;
-    }
+    wait::until("its end", wait::LIMIT, || (!rig.server.is_alive()).then_some(()));
     assert!(data.join("postmaster.pid").exists());
     assert_eq!(is_running(&data).unwrap(), None);
     // The file names a PostgreSQL, but one that works elsewhere.

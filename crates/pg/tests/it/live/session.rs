@@ -6,7 +6,7 @@ use pgkeep_base::{ErrorKind, Lsn, PgMajor};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::rig::{Rig, SECONDS, every_major, newest};
+use super::rig::{Rig, SECONDS, every_major, newest, until};
 
 every_major!(
     a_session_returns_what_belongs_into_the_backup,
@@ -68,15 +68,8 @@ async fn one_backup_of_a_cluster_at_a_time(major: PgMajor) {
     begin("other").await.unwrap().finish().await.unwrap();
     // A session that is dropped leaves backup mode and frees the lock by itself.
     drop(first);
-    let mut second = begin("main").await;
-    for _ in 0..100 {
-        if second.is_ok() {
-            break;
-        }
-        tokio::time::sleep(SECONDS(1) / 20).await;
-        second = begin("main").await;
-    }
-    second.unwrap().finish().await.unwrap();
+    let second = until("the lock", async || begin("main").await.ok()).await;
+    second.finish().await.unwrap();
     begin("main").await.unwrap().finish().await.unwrap();
 }
 
@@ -103,7 +96,6 @@ async fn a_lost_session_is_no_backup(major: PgMajor) {
     let session = begin().await;
     let backend = Pid::from_raw(session.connection().backend_pid()).unwrap();
     kill_process(backend, Signal::KILL).unwrap();
-    tokio::time::sleep(SECONDS(1) / 2).await;
     let error = session.ping().await.unwrap_err();
     assert_eq!(
         (error.kind(), error.message()),

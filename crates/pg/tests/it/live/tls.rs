@@ -2,7 +2,7 @@
 //!
 //! Method: a certificate authority and certificates made by `openssl` for the run; a server that speaks TLS on loopback.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use pgkeep_base::ErrorKind;
@@ -47,7 +47,7 @@ fn certificate(dir: &Path, name: &str, subject: &str, issuer: Option<&str>) {
 
 struct Tls {
     rig: Rig,
-    certificates: PathBuf,
+    room: Room,
 }
 
 impl Tls {
@@ -73,21 +73,16 @@ impl Tls {
         )
         .await;
         rig.run("CREATE ROLE certified LOGIN; CREATE ROLE plain LOGIN").await;
-        let hba = "local all all trust\nhostssl all certified all cert\nhostnossl all plain all trust\n\
-            hostssl all postgres all trust\n";
-        std::fs::write(rig.server.data_dir().join("pg_hba.conf"), hba).unwrap();
-        rig.run("SELECT pg_reload_conf(); SELECT pg_sleep(0.3)").await;
-        // The certificates live as long as the room that made them.
-        let kept = rig.room.copy(&certificates, "certificates");
-        drop(room);
-        Tls {
-            rig,
-            certificates: kept,
-        }
+        rig.set_hba(
+            "local all all trust\nhostssl all certified all cert\nhostnossl all plain all trust\n\
+             hostssl all postgres all trust\n",
+        )
+        .await;
+        Tls { rig, room }
     }
 
     async fn open(&self, options: &str) -> Result<bool, pgkeep_base::Error> {
-        let certificates = self.certificates.display().to_string();
+        let certificates = self.room.path("certificates").display().to_string();
         let conninfo =
             format!("port={} dbname=postgres {options}", self.rig.server.port()).replace("DIR", &certificates);
         let conn = Connection::open(&conninfo, &no_environment).await?;
