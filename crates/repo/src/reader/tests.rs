@@ -149,10 +149,13 @@ fn small_backup(repository: &Repository) -> (Objects, BTreeMap<&'static str, Vec
     (writer.finish(&repository.sealer()), files)
 }
 
-async fn put_all(place: &Place, objects: &[(ObjectName, Payload)]) {
+/// A place that holds these objects.
+async fn place_of(objects: &[(ObjectName, Payload)]) -> Arc<Place> {
+    let place = Place::new();
     for (name, payload) in objects {
         place.put(name, payload.clone()).await;
     }
+    place
 }
 
 async fn open(repository: &Repository, places: &[&Arc<Place>]) -> Result<BackupReader> {
@@ -170,6 +173,12 @@ async fn all_entries(reader: &BackupReader) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+async fn assert_whole(reader: &BackupReader, files: &BTreeMap<&str, Vec<u8>>) {
+    for (name, content) in files {
+        assert!(whole(reader, name).await.unwrap() == *content, "{name}");
+    }
+}
+
 async fn whole(reader: &BackupReader, name: &str) -> Result<Vec<u8>> {
     let entries = reader.find(&path(name)).await?;
     reader.read_at(&entries, 0, usize::MAX).await
@@ -184,8 +193,7 @@ fn a_backup_comes_back_whole_sealed_or_not() {
     for repository in Repository::both() {
         run(async {
             let (objects, files) = small_backup(&repository);
-            let place = Place::new();
-            put_all(&place, &objects).await;
+            let place = place_of(&objects).await;
             let reader = open(&repository, &[&place]).await.unwrap();
             let names: Vec<_> = all_entries(&reader)
                 .await
@@ -205,9 +213,7 @@ fn a_backup_comes_back_whole_sealed_or_not() {
                     "global"
                 ]
             );
-            for (name, content) in &files {
-                assert!(whole(&reader, name).await.unwrap() == *content, "{name}");
-            }
+            assert_whole(&reader, &files).await;
             assert_eq!(whole(&reader, "base/5/PG_VERSION").await.unwrap(), b"18\n");
             assert_eq!(whole(&reader, "global/pg_control").await.unwrap(), [7; 8192]);
             assert!(reader.find(&path("base/5/4")).await.unwrap().is_empty());
@@ -224,8 +230,7 @@ fn any_page_costs_one_request_once_the_manifest_is_at_hand() {
     let repository = Repository::new(true);
     run(async {
         let (objects, files) = small_backup(&repository);
-        let place = Place::new();
-        put_all(&place, &objects).await;
+        let place = place_of(&objects).await;
         requests(&place);
         let reader = open(&repository, &[&place]).await.unwrap();
         assert_eq!(requests(&place), 3, "head, packs, manifest");
@@ -297,9 +302,7 @@ fn one_bad_copy_of_each_object_costs_another_read_and_no_more() {
     let repository = Repository::new(true);
     run(async {
         let (objects, files) = small_backup(&repository);
-        let (near, far) = (Place::new(), Place::new());
-        put_all(&near, &objects).await;
-        put_all(&far, &objects).await;
+        let (near, far) = (place_of(&objects).await, place_of(&objects).await);
         for (i, (name, _)) in objects.iter().enumerate() {
             match i % 3 {
                 0 => near.lose(name),
@@ -308,9 +311,7 @@ fn one_bad_copy_of_each_object_costs_another_read_and_no_more() {
             }
         }
         let reader = open(&repository, &[&near, &far]).await.unwrap();
-        for (name, content) in &files {
-            assert!(whole(&reader, name).await.unwrap() == *content, "{name}");
-        }
+        assert_whole(&reader, &files).await;
         assert_eq!(all_entries(&reader).await.unwrap().len(), 7);
         let alone = match open(&repository, &[&near]).await {
             Ok(reader) => all_entries(&reader).await.map(drop),
@@ -346,15 +347,11 @@ fn a_place_that_does_not_answer_is_asked_once() {
     let repository = Repository::new(true);
     run(async {
         let (objects, files) = small_backup(&repository);
-        let (near, far) = (Place::new(), Place::new());
-        put_all(&near, &objects).await;
-        put_all(&far, &objects).await;
+        let (near, far) = (place_of(&objects).await, place_of(&objects).await);
         let reader = open(&repository, &[&near, &far]).await.unwrap();
         near.fail_with(ErrorKind::Unavailable);
         requests(&near);
-        for (name, content) in &files {
-            assert!(whole(&reader, name).await.unwrap() == *content, "{name}");
-        }
+        assert_whole(&reader, &files).await;
         assert_eq!(requests(&near), 1);
         far.fail_with(ErrorKind::Denied);
         let error = whole(&reader, "base/5/1").await.unwrap_err();
@@ -371,8 +368,7 @@ fn what_a_backup_names_and_nobody_has_is_damage() {
     run(async {
         let (objects, _) = small_backup(&repository);
         for (i, (name, _)) in objects.iter().enumerate().rev() {
-            let place = Place::new();
-            put_all(&place, &objects).await;
+            let place = place_of(&objects).await;
             place.lose(name);
             let result = match open(&repository, &[&place]).await {
                 Ok(reader) => whole(&reader, "base/5/1").await.and(whole(&reader, "base/5/3").await),
@@ -397,8 +393,7 @@ fn objects_that_the_head_does_not_name_are_refused_even_if_well_signed() {
         other.entry(&directory("global"));
         let others = other.finish(&repository.sealer());
         for (name, payload) in &others[others.len() - 3..others.len() - 1] {
-            let place = Place::new();
-            put_all(&place, &objects).await;
+            let place = place_of(&objects).await;
             place.lose(name);
             place.put(name, payload.clone()).await;
             let error = open(&repository, &[&place]).await.err().expect("must be refused");
@@ -441,8 +436,7 @@ fn a_file_over_one_gib_is_read_across_its_spans() {
             });
         }
         writer.entry(&directory("global"));
-        let place = Place::new();
-        put_all(&place, &writer.finish(&repository.sealer())).await;
+        let place = place_of(&writer.finish(&repository.sealer())).await;
         let reader = open(&repository, &[&place]).await.unwrap();
         let entries = reader.find(&path("big")).await.unwrap();
         let read = reader.read_at(&entries, SPAN_BYTES_MAX - 8193, 3 * 8192).await.unwrap();
@@ -494,8 +488,7 @@ fn blocks_that_contradict_each_other_end_the_stream_with_an_error() {
         writer.index.blocks.sort_by(|a, b| a.first.cmp(&b.first));
         let objects = writer.finish_as_is(&repository.sealer());
         run(async {
-            let place = Place::new();
-            put_all(&place, &objects).await;
+            let place = place_of(&objects).await;
             let reader = open(&repository, &[&place]).await.unwrap();
             let mut stream = reader.entries();
             let mut result = Ok(());
@@ -518,8 +511,7 @@ fn a_pack_list_is_read_without_an_identity() {
     let repository = Repository::new(true);
     run(async {
         let (objects, _) = small_backup(&repository);
-        let place = Place::new();
-        put_all(&place, &objects).await;
+        let place = place_of(&objects).await;
         let stores = [place.clone() as Arc<dyn Store>];
         let trust = repository.opener().trust().clone();
         let keyless = Opener::new(repository.id, vec![], trust);
