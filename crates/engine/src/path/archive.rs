@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, TimelineId, WalFile, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::open::Unread;
-use pgkeep_repo::wal::{WalObjectName, object_name, open_wal, parse_object_name, read_wal_header};
+use pgkeep_repo::wal::{WalFacts, WalObjectName, object_name, open_wal, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectMeta, ObjectName, Store};
 
 use super::tree::Tree;
@@ -146,6 +146,13 @@ impl Archive {
         let mut timelines: Vec<_> = self.segments.keys().map(|(timeline, _)| *timeline).collect();
         timelines.dedup();
         timelines
+    }
+
+    /// What the header of a content says of its records; `None` where it can't be read, or says nothing.
+    pub async fn facts(&self, engine: &Engine, segment: WalSegment, content: &Content) -> Option<WalFacts> {
+        let name = self.object_name(&segment, content).ok()?;
+        let header = read_wal_header(&engine.stores(), engine.opener(), &name, Some(content.bytes)).await;
+        header.ok()?.facts
     }
 
     /// The name of the object that holds a content of a segment.

@@ -13,6 +13,6 @@ pub mod tree;
 pub mod walk;
 
 pub use archive::Archive;
-pub use search::{Position, Stop};
+pub use search::{MadeTablespace, Position, Stop};
 pub use tree::Tree;
 pub use walk::{From, PathEnd, Walked, walk};

@@ -4,8 +4,9 @@
 //! `recoveryStopsAfter` in `xlogrecovery.c`). The search sees each record once, in WAL order, from the backup's start.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, TimelineId};
 use pgkeep_pg::wal::{Meaning, Record, WalLevel, meaning};
 
@@ -22,8 +23,19 @@ pub struct Position {
     pub time: Option<Timestamp>,
 }
 
+/// A tablespace that recovery makes, at the recorded location whatever a restore maps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MadeTablespace {
+    /// Its OID.
+    pub oid: u32,
+    /// Where it is made.
+    pub location: PathBuf,
+    /// Start of the record that makes it.
+    pub record: Lsn,
+}
+
 /// Looks for the stop of one target.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Search {
     target: RecoveryTarget,
     exclusive: bool,
@@ -33,6 +45,9 @@ pub struct Search {
     last: Option<Position>,
     last_finished: Option<Timestamp>,
     last_known_time: Option<Timestamp>,
+    /// The latest time of a commit or abort, and the first record that bears it.
+    latest_finished: Option<(Timestamp, Lsn)>,
+    tablespaces: Vec<MadeTablespace>,
     stop: Option<Stop>,
     early: bool,
     minimal_at: Option<Lsn>,
@@ -70,6 +85,8 @@ impl Search {
             last: None,
             last_finished: None,
             last_known_time: None,
+            latest_finished: None,
+            tablespaces: Vec::new(),
             stop: None,
             early: false,
             minimal_at: None,
@@ -118,7 +135,18 @@ impl Search {
         let time = match meaning {
             Meaning::Commit { time, .. } | Meaning::Abort { time, .. } => {
                 self.last_finished = Some(*time);
+                if self.latest_finished.is_none_or(|(latest, _)| *time > latest) {
+                    self.latest_finished = Some((*time, record.start));
+                }
                 Some(*time)
+            }
+            Meaning::TablespaceCreate { oid, location } if !location.as_os_str().is_empty() => {
+                self.tablespaces.push(MadeTablespace {
+                    oid: *oid,
+                    location: location.clone(),
+                    record: record.start,
+                });
+                None
             }
             Meaning::RestorePoint { time, .. }
             | Meaning::Checkpoint { time, .. }
@@ -188,6 +216,20 @@ impl Search {
             _ => return None,
         };
         reached.then_some(stop)
+    }
+
+    /// The latest time that can be asked for while nobody knows what comes after the records seen: just before the
+    /// latest commit or abort, where recovery to that time stops for certain. A later one may hold more commits.
+    pub fn latest_certain_time(&self) -> Option<Timestamp> {
+        let (latest, record) = self.latest_finished?;
+        let consistent = self.consistent?;
+        let before = latest.checked_sub(SignedDuration::from_micros(1)).ok()?;
+        (record >= consistent.end).then_some(before)
+    }
+
+    /// Tablespaces that recovery makes on the way.
+    pub fn tablespaces(&self) -> &[MadeTablespace] {
+        &self.tablespaces
     }
 
     /// Where the server began to run with `wal_level = minimal`: recovery can't go past that.

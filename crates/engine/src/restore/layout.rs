@@ -9,11 +9,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, Lsn, Result, ResultExt};
 use pgkeep_pg::label::{TABLESPACE_MAP, parse_tablespace_map};
 use pgkeep_repo::manifest::{Content, EntryKind};
 use pgkeep_repo::paths::DataPath;
 use pgkeep_repo::reader::BackupReader;
+
+use crate::path::MadeTablespace;
 
 mod check;
 
@@ -38,6 +40,9 @@ pub struct TablespaceTarget {
     pub from: PathBuf,
     /// Its location to be: what the link says.
     pub to: PathBuf,
+    /// Not in the backup: recovery makes it, by the record that begins here, and always where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<Lsn>,
 }
 
 impl TablespaceTarget {
@@ -50,13 +55,23 @@ impl TablespaceTarget {
 /// The layout of a backup below `target`, with tablespaces moved as `moves` say (old location, new location), checked
 /// against what is on disk. Costs one or two ranged reads per tablespace; changes nothing.
 ///
+/// `made` are those that recovery makes: PostgreSQL demands that their locations exist, and writes into what is there, be
+/// it a living cluster's. So they get places like all others, and can't be moved.
+///
 /// # Errors
 /// `Refused` for a target without a parent directory, for moves that name no recorded location, for relative new
 /// ones, and for all that [`Layout::check`] refuses; `Corrupt` for recorded locations that can't be.
-pub async fn plan(target: &Path, moves: &[(PathBuf, PathBuf)], reader: &BackupReader) -> Result<Layout> {
+pub async fn plan(
+    target: &Path,
+    moves: &[(PathBuf, PathBuf)],
+    made: &[MadeTablespace],
+    reader: &BackupReader,
+) -> Result<Layout> {
     let recorded = recorded_locations(reader).await?;
     let target = resolve_target(target)?;
-    let tablespaces = apply_moves(&recorded, moves)?;
+    refuse_moving(moves, made)?;
+    let mut tablespaces = apply_moves(&recorded, moves)?;
+    add_made(&mut tablespaces, made)?;
     let layout = Layout { target, tablespaces };
     layout.check()?;
     Ok(layout)
@@ -170,9 +185,50 @@ fn apply_moves(recorded: &BTreeMap<u32, PathBuf>, moves: &[(PathBuf, PathBuf)]) 
             oid: *oid,
             from: from.clone(),
             to: moved.map_or(from, |(_, new)| new).components().collect(),
+            made_at: None,
         }
     };
     Ok(recorded.iter().map(place).collect())
+}
+
+/// What recovery makes can't be moved.
+fn refuse_moving(moves: &[(PathBuf, PathBuf)], made: &[MadeTablespace]) -> Result<()> {
+    let same = |a: &Path, b: &Path| a.components().eq(b.components());
+    let moved = made.iter().find(|made| {
+        moves
+            .iter()
+            .any(|(old, new)| same(old, &made.location) && !same(old, new))
+    });
+    moved.map_or(Ok(()), |made| {
+        Err(
+            Error::refused(format!("the tablespace at {} can't be moved", made.location.display()))
+                .detail(format!(
+                    "it was made after the backup began, at {}, and PostgreSQL makes it again at the same place",
+                    made.record
+                ))
+                .hint(
+                    "Restore it without moving it, on another host if need be, or stop before that with `--lsn`; a                      backup that is taken now can be restored with it moved.",
+                ),
+        )
+    })
+}
+
+/// Gives what recovery makes a place, unless it has one.
+fn add_made(tablespaces: &mut Vec<TablespaceTarget>, made: &[MadeTablespace]) -> Result<()> {
+    for MadeTablespace { oid, location, record } in made {
+        check_recorded(*oid, location)?;
+        let to: PathBuf = location.components().collect();
+        let shared = |known: &TablespaceTarget| known.to == to && (known.made_at.is_some() || !known.is_moved());
+        if !tablespaces.iter().any(shared) {
+            tablespaces.push(TablespaceTarget {
+                oid: *oid,
+                from: location.clone(),
+                to,
+                made_at: Some(*record),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn unknown_location(old: &Path, recorded: &BTreeMap<u32, PathBuf>) -> Error {

@@ -80,7 +80,13 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
     let backup = resolved.backup.clone();
     let reader = BackupReader::of_head(engine.stores(), engine.opener().clone(), backup.verified.clone()).await?;
     refuse_incomplete(engine, &backup).await?;
-    let layout = layout::plan(&request.into, &request.tablespaces, &reader).await?;
+    let layout = layout::plan(
+        &request.into,
+        &request.tablespaces,
+        resolved.walked.search.tablespaces(),
+        &reader,
+    )
+    .await?;
     let bytes = backup.head().source_bytes;
     let free_bytes = free_everywhere(&layout);
     if let Some(free) = free_bytes.filter(|free| *free < bytes && target_state != TargetState::Unfinished) {

@@ -3,12 +3,12 @@
 //! Invariants: the backup's timeline leads to the target's, and the backup is consistent before the stop; what is
 //! chosen was walked from the backup's start to the stop. A backup is never chosen by a file's modification time.
 
-use pgkeep_base::{Error, ErrorKind, Lsn, RecoveryTarget, Result, TargetTimeline, TimelineId};
+use pgkeep_base::{Error, ErrorKind, Lsn, RecoveryTarget, Result, TargetTimeline, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::head::PhysicalHead;
 
 use super::request::RestoreRequest;
-use super::unreachable::{Moment, before_first, past_end};
+use super::unreachable::{BackupEnd, before_first, past_end};
 use crate::catalogue::Backup;
 use crate::engine::Engine;
 use crate::path::{Archive, From, Position, Stop, Walked, walk};
@@ -37,6 +37,7 @@ pub async fn resolve<'a>(
     request: &RestoreRequest,
 ) -> Result<Resolved<'a>> {
     let history = target_history(archive, backups, request)?;
+    let oldest = end_of(engine, archive, oldest(backups, &history)).await?;
     let candidates = candidates(backups, &history, request)?;
     let target = &request.target;
     let mut last_failure: Option<Error> = None;
@@ -55,11 +56,14 @@ pub async fn resolve<'a>(
             Some(Stop::BeforeConsistency) => {}
             // A name or a transaction that is not after this backup may be before it.
             None if is_looked_for(target) && index + 1 < candidates.len() => {}
-            None => return Err(past_end(target, &walked, next_moment(backups, &history, &walked)?)),
+            None => {
+                let next = end_of(engine, archive, next_backup(backups, &history, &walked)).await?;
+                return Err(past_end(target, &walked, next.as_ref()));
+            }
         }
-        last_failure.get_or_insert(not_found(target, &walked, oldest(backups, &history)));
+        last_failure.get_or_insert_with(|| not_found(target, &walked, oldest.as_ref()));
     }
-    Err(last_failure.unwrap_or_else(|| before_first(target, oldest(backups, &history))))
+    Err(last_failure.unwrap_or_else(|| before_first(target, oldest.as_ref())))
 }
 
 fn cut<'a>(backup: &'a Backup, mut walked: Walked, stop: Position, history: TimelineHistory) -> Resolved<'a> {
@@ -78,7 +82,7 @@ fn is_looked_for(target: &RecoveryTarget) -> bool {
     matches!(target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_))
 }
 
-fn not_found(target: &RecoveryTarget, walked: &Walked, oldest: Option<&Backup>) -> Error {
+fn not_found(target: &RecoveryTarget, walked: &Walked, oldest: Option<&BackupEnd>) -> Error {
     if is_looked_for(target) && walked.search.stop().is_none() && !walked.search.seen_too_early() {
         return past_end(target, walked, None);
     }
@@ -193,21 +197,37 @@ fn oldest<'a>(backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a B
         .min_by_key(stop)
 }
 
-/// The first moment after the walk's end that a later backup makes reachable again.
-fn next_moment(backups: &[&Backup], history: &TimelineHistory, walked: &Walked) -> Result<Option<Moment>> {
+/// The first backup after the walk's end, which makes moments reachable again.
+fn next_backup<'a>(backups: &[&'a Backup], history: &TimelineHistory, walked: &Walked) -> Option<&'a Backup> {
     let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
-    let mut next: Option<Moment> = None;
-    for backup in backups {
-        let head = physical(backup)?;
-        let leads = history.contains(head.timeline, head.stop_lsn);
-        if leads && head.start_lsn >= end && next.is_none_or(|next| head.stop_lsn < next.lsn) {
-            next = Some(Moment {
-                lsn: head.stop_lsn,
-                time: Some(backup.head().finished_at),
-            });
-        }
+    let behind = backups.iter().copied().filter(|backup| {
+        physical(backup).is_ok_and(|head| history.contains(head.timeline, head.stop_lsn) && head.start_lsn >= end)
+    });
+    behind.min_by_key(|backup| physical(backup).map_or(Lsn(u64::MAX), |head| head.stop_lsn))
+}
+
+/// The moment at which a backup is consistent: exact where the facts of its last segment are at hand.
+async fn end_of(engine: &Engine, archive: &Archive, backup: Option<&Backup>) -> Result<Option<BackupEnd>> {
+    let Some(backup) = backup else { return Ok(None) };
+    let head = physical(backup)?;
+    let number = archive.segment_size.number_before(head.stop_lsn);
+    let mut lsn = head.stop_lsn;
+    for content in archive.contents(head.timeline, number) {
+        let segment = WalSegment {
+            timeline: head.timeline,
+            number,
+            size: archive.segment_size,
+        };
+        let facts = archive.facts(engine, segment, content).await;
+        let ends = facts.iter().flat_map(|facts| &facts.segment.backup_ends);
+        let own = ends.filter(|end| end.start_lsn == head.start_lsn && end.end == head.stop_lsn);
+        lsn = own.map(|end| end.record).next().unwrap_or(lsn);
     }
-    Ok(next)
+    Ok(Some(BackupEnd {
+        backup: backup.head().id.clone(),
+        lsn,
+        finished_at: backup.head().finished_at,
+    }))
 }
 
 fn physical(backup: &Backup) -> Result<&PhysicalHead> {

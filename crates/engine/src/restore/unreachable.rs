@@ -1,36 +1,48 @@
 //! Says why a target can't be reached, and the nearest moments that can, on both sides.
+//!
+//! Invariant: whatever stands behind `--lsn` or `--at` in a hint can be asked for as it stands there.
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, ErrorKind, Lsn, RecoveryTarget};
+use pgkeep_base::{BackupId, Error, ErrorKind, Lsn, RecoveryTarget};
 
-use crate::catalogue::Backup;
-use crate::path::{PathEnd, Position, Walked};
+use crate::path::{PathEnd, Walked};
 
-/// A moment that can be reached.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// As an LSN.
+/// The moment at which a backup is consistent.
+#[derive(Clone, Debug)]
+pub struct BackupEnd {
+    /// Of which backup.
+    pub backup: BackupId,
+    /// The record that makes it so, where facts tell; else the end of that record.
     pub lsn: Lsn,
-    /// As a time, where one is known.
-    pub time: Option<Timestamp>,
+    /// When it finished, by its writer's clock: to tell, not to be asked for, since WAL may hold no record of that time.
+    pub finished_at: Timestamp,
 }
 
-impl From<Position> for Moment {
-    fn from(position: Position) -> Moment {
-        Moment {
-            lsn: position.record,
-            time: position.time,
-        }
-    }
-}
-
-impl std::fmt::Display for Moment {
+impl std::fmt::Display for BackupEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.time {
-            Some(time) => write!(f, "{time} (--lsn {})", self.lsn),
-            None => write!(f, "--lsn {}", self.lsn),
-        }
+        let BackupEnd {
+            backup,
+            lsn,
+            finished_at,
+        } = self;
+        write!(f, "--lsn {lsn} (the end of backup {backup}, {finished_at})")
     }
+}
+
+/// The last moment that a walk can prove. Where the archive ends by itself, its last known time can be asked for. Where
+/// WAL is missing or bad, that may hold more commits of the same time: only a time before the last commit is certain.
+fn last_moment(walked: &Walked) -> Option<String> {
+    walked.search.consistent()?;
+    let last = walked.search.last()?;
+    if walked.end.is_natural() {
+        let time = last.time.map(|time| format!("{time} "));
+        return Some(format!("{}(--lsn {})", time.unwrap_or_default(), last.record));
+    }
+    let by_time = walked
+        .search
+        .latest_certain_time()
+        .map(|time| format!(", or by time --at {time}"));
+    Some(format!("--lsn {}{}", last.record, by_time.unwrap_or_default()))
 }
 
 /// The words for a target.
@@ -45,48 +57,41 @@ pub fn describe(target: &RecoveryTarget) -> String {
     }
 }
 
-/// No backup lies before the target.
-pub fn before_first(target: &RecoveryTarget, first: Option<&Backup>) -> Error {
+/// No backup lies before the target; `first` is the oldest one that leads there.
+pub fn before_first(target: &RecoveryTarget, first: Option<&BackupEnd>) -> Error {
     let error = Error::refused(format!("{} can't be reached", describe(target)));
-    match first.and_then(|backup| backup.head().physical().ok().map(|physical| (backup.head(), physical))) {
-        Some((head, physical)) => error
+    match first {
+        Some(first) => error
             .detail(format!(
                 "it lies before the end of the first backup that leads there, {}",
-                head.id
+                first.backup
             ))
-            .hint(format!(
-                "The earliest moment is {} (--lsn {}); `pgkeep window` shows all.",
-                head.finished_at, physical.stop_lsn
-            )),
+            .hint(format!("The earliest moment is {first}; `pgkeep window` shows all.")),
         None => error
             .detail("no backup leads there")
             .hint("`pgkeep list` shows the backups, `pgkeep window` the moments that can be reached."),
     }
 }
 
-/// The walk from the best backup ended before the target.
-pub fn past_end(target: &RecoveryTarget, walked: &Walked, next: Option<Moment>) -> Error {
-    let consistent = walked.search.consistent().is_some();
-    let before = walked.search.last().filter(|_| consistent).map(Moment::from);
+/// The walk from the best backup ended before the target; `next` is the end of the first backup behind that.
+pub fn past_end(target: &RecoveryTarget, walked: &Walked, next: Option<&BackupEnd>) -> Error {
     let message = format!("{} can't be reached", describe(target));
     let error = match &walked.end {
         // Trying again may help.
         PathEnd::Bad { error, .. } if error.kind() == ErrorKind::Unavailable => Error::unavailable(message),
         _ => Error::refused(message),
     };
-    let error = error.detail(reason(walked));
-    error.hint(nearest(before, next, !consistent))
+    error.detail(reason(walked)).hint(nearest(walked, next))
 }
 
-fn nearest(before: Option<Moment>, next: Option<Moment>, inconsistent: bool) -> String {
-    let before_words = match before {
+fn nearest(walked: &Walked, next: Option<&BackupEnd>) -> String {
+    let before = match last_moment(walked) {
         Some(moment) => format!("Recovery is possible up to {moment}"),
-        None if inconsistent => "This backup can't be recovered at all: WAL that it needs is missing or bad".to_owned(),
-        None => "Nothing before it can be reached".to_owned(),
+        None => "This backup can't be recovered at all: WAL that it needs is missing or bad".to_owned(),
     };
     match next {
-        Some(moment) => format!("{before_words}, and again from {moment}; `pgkeep window` shows all."),
-        None => format!("{before_words}; `pgkeep window` shows all."),
+        Some(next) => format!("{before}, and again from {next}; `pgkeep window` shows all."),
+        None => format!("{before}; `pgkeep window` shows all."),
     }
 }
 

@@ -3,12 +3,16 @@
 //! Invariant: a commit, abort or restore point is never passed over as [`Meaning::Other`]: what should be one and
 //! can't be read is [`Meaning::Unreadable`].
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 pub use pgkeep_base::facts::WalLevel;
 use pgkeep_base::{Lsn, PgMajor, TimelineId, pgtime};
 
 use super::bytes::{i32_at, i64_at, u32_at, u64_at};
-use super::record::{RMGR_XACT, RMGR_XLOG, Record, XLOG_SWITCH};
+use super::record::{RMGR_TABLESPACE, RMGR_XACT, RMGR_XLOG, Record, XLOG_SWITCH};
 use super::xact;
 
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;
@@ -19,6 +23,7 @@ const RESTORE_POINT: u8 = 0x70;
 const END_OF_RECOVERY: u8 = 0x90;
 const OVERWRITE_CONTRECORD: u8 = 0xD0;
 const CHECKPOINT_REDO: u8 = 0xE0;
+const TABLESPACE_CREATE: u8 = 0x00;
 const RMGR_INFO_MASK: u8 = 0xF0;
 
 /// `MAXFNAMELEN`, the field of a restore point's name.
@@ -98,17 +103,26 @@ pub enum Meaning {
     },
     /// `PREPARE TRANSACTION`.
     Prepare,
+    /// `CREATE TABLESPACE`: replayed at the recorded location, whatever a restore's mapping says.
+    TablespaceCreate {
+        /// Its OID.
+        oid: u32,
+        /// Where it was made; empty for one in place, inside the data directory.
+        location: PathBuf,
+    },
     /// Anything else.
     Other,
     /// Should be one of the above, and is not laid out as such. PostgreSQL would not replay past it.
     Unreadable,
 }
 
-/// Says what a record means; `major` is that of the segment that it comes from. Allocates for restore points only.
+/// Says what a record means; `major` is that of the segment that it comes from. Allocates for restore points and
+/// tablespaces only.
 pub fn meaning(record: &Record, major: PgMajor) -> Meaning {
     match record.rmgr {
         RMGR_XACT => xact::meaning(record, major),
         RMGR_XLOG => xlog_meaning(record, major).unwrap_or(Meaning::Unreadable),
+        RMGR_TABLESPACE => tablespace_meaning(record, major).unwrap_or(Meaning::Unreadable),
         _ => Meaning::Other,
     }
 }
@@ -148,6 +162,20 @@ fn xlog_meaning(record: &Record, major: PgMajor) -> Option<Meaning> {
         _ => Meaning::OverwriteContrecord {
             lsn: Lsn(u64_at(main, 0)?),
         },
+    })
+}
+
+/// `xl_tblspc_create_rec`: the OID, and the location as a C string.
+fn tablespace_meaning(record: &Record, major: PgMajor) -> Option<Meaning> {
+    if record.info & RMGR_INFO_MASK != TABLESPACE_CREATE {
+        return Some(Meaning::Other);
+    }
+    let main = record.main_data(major)?;
+    let location = main.get(4..)?;
+    let length = location.iter().position(|byte| *byte == 0)?;
+    Some(Meaning::TablespaceCreate {
+        oid: u32_at(main, 0)?,
+        location: PathBuf::from(OsStr::from_bytes(&location[..length])),
     })
 }
 

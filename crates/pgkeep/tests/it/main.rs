@@ -22,6 +22,7 @@ mod fetch_table;
 mod golden;
 mod life;
 mod lost_host;
+mod made_tablespaces;
 mod minimal;
 mod network;
 mod p2;

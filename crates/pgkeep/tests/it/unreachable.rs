@@ -67,6 +67,10 @@ every_major! {
             if target == targets[0] {
                 keeps_its_word(life, &branch, offered[0], &[], &life.up_to(1, 4));
                 keeps_its_word(life, &branch, offered[1], &[], &life.up_to(1, 9));
+                // By time only what is certain is offered: the gap may hold a commit of the last one's very time.
+                let time = refused.stderr.split("--at ").nth(1).unwrap().split([',', ';', ' ']).next().unwrap();
+                life.assert_holds(&branch.restore(&["--at", time, "--action", "promote"]).opened(), &life.up_to(1, 3));
+                branch.refuse(4, &["--at", &life.commit(4).time.to_string()]);
             }
         }
         // The same moment by its name: the backup before the gap does not get there, the one behind it begins later.

@@ -32,14 +32,20 @@ pub(super) fn complete(places: &Places, tops: &Tops, layout: &Layout, making: Ma
     if pg_wal.enter(b"archive_status")?.is_none() {
         pg_wal.make(b"archive_status", directory)?;
     }
-    if layout.tablespaces.is_empty() {
+    // Recovery itself links what it makes.
+    let mut tablespaces = layout
+        .tablespaces
+        .iter()
+        .filter(|tablespace| tablespace.made_at.is_none())
+        .peekable();
+    if tablespaces.peek().is_none() {
         return Ok(());
     }
     let links = tops
         .pg_tblspc
         .as_ref()
         .ok_or_else(|| Error::corrupt("the backup has tablespaces and no directory \"pg_tblspc\""))?;
-    for tablespace in &layout.tablespaces {
+    for tablespace in tablespaces {
         links.link(tablespace.oid.to_string().as_bytes(), &tablespace.to, making.ids)?;
     }
     Ok(())

@@ -52,7 +52,7 @@ fn expected_2620() -> Vec<u8> {
 }
 
 fn plan(fixture: &Fixture, reader: &BackupReader, moves: &[(PathBuf, PathBuf)]) -> Layout {
-    run(layout::plan(&fixture.path("data"), moves, reader)).unwrap()
+    run(layout::plan(&fixture.path("data"), moves, &[], reader)).unwrap()
 }
 
 fn restore(fixture: &Fixture, reader: &BackupReader, layout: &Layout) -> Result<Written> {
@@ -364,7 +364,7 @@ fn an_unfinished_restore_is_begun_anew() {
     );
     assert_eq!(layout::inspect(&layout.target).unwrap(), TargetState::Occupied);
     assert!(other.join("PG_18_202506291/PG").exists());
-    let again = run(layout::plan(&layout.target, &[], &reader)).unwrap_err();
+    let again = run(layout::plan(&layout.target, &[], &[], &reader)).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Refused);
 }
 
@@ -384,7 +384,7 @@ fn a_restore_that_was_started_is_never_emptied() {
     std::fs::remove_file(data.join("postmaster.opts")).unwrap();
     std::fs::rename(data.join("backup_label"), data.join("backup_label.old")).unwrap();
     assert_eq!(layout::inspect(data).unwrap(), TargetState::Occupied);
-    let error = run(layout::plan(data, &[], &reader)).unwrap_err();
+    let error = run(layout::plan(data, &[], &[], &reader)).unwrap_err();
     assert!(error.detail_text().unwrap().contains("finished restore"), "{error:?}");
 }
 

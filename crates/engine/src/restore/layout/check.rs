@@ -207,17 +207,29 @@ fn check_tablespace(tablespace: &TablespaceTarget, marker: Option<&Marker>) -> R
     };
     let ours = marker.is_some_and(|marker| marker.claims(&directory).unwrap_or(false));
     if !ours && !directory.is_vacant()? {
-        let hint = format!(
-            "Restore it elsewhere with `--tablespace {}=NEW`.",
-            tablespace.from.display()
-        );
-        return Err(
-            Error::refused(format!("the place of tablespace {oid}, {}, is not empty", to.display()))
-                .detail("the source, or another cluster, may use it")
-                .hint(hint),
-        );
+        return Err(taken(tablespace));
     }
     check_own(to).during(during)
+}
+
+fn taken(tablespace: &TablespaceTarget) -> Error {
+    let TablespaceTarget { oid, from, to, made_at } = tablespace;
+    let error = Error::refused(format!("the place of tablespace {oid}, {}, is not empty", to.display()));
+    match made_at {
+        None => error
+            .detail("the source, or another cluster, may use it")
+            .hint(format!("Restore it elsewhere with `--tablespace {}=NEW`.", from.display())),
+        Some(record) => error
+            .detail(format!(
+                "recovery makes this tablespace anew, by the record at {record}, always at this place; PostgreSQL would \
+                 write into what is there, and the source, or another cluster, may use it"
+            ))
+            .hint(format!(
+                "Stop before it with `--lsn {record} --exclusive`, restore on another host, or move away what is there if \
+                 nobody uses it; a `pgkeep backup` that is taken now can be restored with `--tablespace {}=NEW`.",
+                from.display()
+            )),
+    }
 }
 
 /// A directory that exists must be ours, or we root, because PostgreSQL runs as its owner.

@@ -82,7 +82,11 @@ impl Gathering {
             }
             Meaning::Switch => self.facts.switched = true,
             Meaning::Unreadable => self.facts.unreadable_records += 1,
-            Meaning::OverwriteContrecord { .. } | Meaning::CheckpointRedo | Meaning::Prepare | Meaning::Other => {}
+            Meaning::OverwriteContrecord { .. }
+            | Meaning::CheckpointRedo
+            | Meaning::TablespaceCreate { .. }
+            | Meaning::Prepare
+            | Meaning::Other => {}
         }
     }
 

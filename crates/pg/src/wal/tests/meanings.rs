@@ -104,6 +104,22 @@ fn plain_transactions_carry_their_own_xid() {
 }
 
 #[test]
+fn a_tablespace_bears_its_location() {
+    let mut writer = Writer::new(8192);
+    let create = |location: &str| [&16_400u32.to_le_bytes()[..], location.as_bytes(), b"\0"].concat();
+    writer.record(5, 0x00, 700, &create("/srv/fast disk"));
+    writer.record(5, 0x00, 700, &create(""));
+    writer.record(5, 0x10, 701, &16_400u32.to_le_bytes());
+    writer.record(5, 0x00, 702, &16_400u32.to_le_bytes());
+    let made = |location: &str| Meaning::TablespaceCreate {
+        oid: 16_400,
+        location: location.into(),
+    };
+    let expected = [made("/srv/fast disk"), made(""), Meaning::Other, Meaning::Unreadable];
+    assert_eq!(meanings(&writer), expected);
+}
+
+#[test]
 fn records_of_the_log_manager_read_as_laid_out() {
     let mut writer = Writer::new(8192);
     let mut checkpoint = vec![0; 88];

@@ -123,8 +123,12 @@ pub fn assert_same(ours: &Line, theirs: &Line) {
         "PARAMETER_CHANGE",
         "OVERWRITE_CONTRECORD",
     ];
-    let matters =
-        matches!(theirs.rmgr.as_str(), "XLOG" | "Transaction") && known.iter().any(|k| theirs.says.starts_with(k));
+    let says = |word: &str| theirs.says.starts_with(word);
+    let matters = match theirs.rmgr.as_str() {
+        "XLOG" | "Transaction" => known.iter().any(|word| says(word)),
+        "Tablespace" => says("CREATE"),
+        _ => false,
+    };
     assert_eq!(matters, !ours.says.is_empty(), "{:?}", theirs.says);
 }
 
@@ -161,6 +165,7 @@ fn says(meaning: &Meaning) -> String {
         Meaning::Switch => "SWITCH".into(),
         Meaning::ParameterChange { .. } => "PARAMETER_CHANGE ".into(),
         Meaning::OverwriteContrecord { lsn } => format!("OVERWRITE_CONTRECORD lsn {lsn};"),
+        Meaning::TablespaceCreate { oid, location } => format!("CREATE {oid} \"{}\"", location.display()),
         Meaning::Prepare => "PREPARE".into(),
         Meaning::Other => String::new(),
         Meaning::Unreadable => "(unreadable)".into(),

@@ -212,9 +212,15 @@ impl render::View for View {
         page.field("target", target);
         page.field("into", self.data_directory.display());
         for tablespace in &self.tablespaces {
+            let made = tablespace.made_at.map(|at| format!(", made by recovery at {at}"));
             page.field(
                 "tablespace",
-                format!("{} -> {}", tablespace.from.display(), tablespace.to.display()),
+                format!(
+                    "{} -> {}{}",
+                    tablespace.from.display(),
+                    tablespace.to.display(),
+                    made.unwrap_or_default()
+                ),
             );
         }
         let free = self
