@@ -136,7 +136,7 @@ fn a_restored_copy_is_told_until_it_is_adopted() {
     told.expect("unadopted-restore", "fail");
     told.expect("archive-mode", "fail");
     told.expect("leftover-recovery", "pass");
-    fs::write(copy.data_dir().join("standby.signal"), "").unwrap();
+    copy.put_file("standby.signal", "");
     Diagnosis::of(&shop, &[]).expect("leftover-recovery", "warn");
 }
 

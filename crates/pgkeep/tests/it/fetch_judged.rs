@@ -9,21 +9,8 @@ use pgkeep_testkit::run::Signal;
 use pgkeep_testkit::s3::Identity;
 use pgkeep_testkit::{Cluster, Damage, S3Server, StopMode, wait};
 
-use crate::life::{Life, life};
+use crate::life::{Life, oldest_and_newest};
 use crate::shop;
-
-/// Runs a test on the oldest and the newest major.
-macro_rules! oldest_and_newest {
-    ($($(#[$doc:meta])* fn $name:ident($life:ident: &Life) $body:block)*) => { $(
-        $(#[$doc])*
-        mod $name {
-            use super::*;
-            fn check($life: &Life) $body
-            #[test] fn on_14() { check(life(14)) }
-            #[test] fn on_18() { check(life(18)) }
-        }
-    )* };
-}
 
 oldest_and_newest! {
     /// Aim: a target in the last record of a segment is reached although the next segment is bad, missing or unreadable:

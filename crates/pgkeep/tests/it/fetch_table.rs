@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use pgkeep_testkit::{Damage, Damaged, Output, Run};
 
-use crate::life::{Branch, Copy, Life, life};
+use crate::life::{Branch, Copy, Life, oldest_and_newest};
 
 /// A column of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,18 +114,6 @@ impl Asker<'_> {
         self.cell(name, Absent, absent);
         self.cell(name, CantTell, cant_tell);
     }
-}
-
-macro_rules! oldest_and_newest {
-    ($($(#[$doc:meta])* fn $name:ident($life:ident: &Life) $body:block)*) => { $(
-        $(#[$doc])*
-        mod $name {
-            use super::*;
-            fn check($life: &Life) $body
-            #[test] fn on_14() { check(life(14)) }
-            #[test] fn on_18() { check(life(18)) }
-        }
-    )* };
 }
 
 oldest_and_newest! {

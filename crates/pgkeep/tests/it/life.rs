@@ -21,6 +21,21 @@ mod branch;
 
 pub use branch::{Branch, Copy, offered};
 
+/// Makes a test of the oldest and one of the newest major out of a function that takes the life: `every_major!` for
+/// what is about pgkeep rather than about the major.
+macro_rules! oldest_and_newest {
+    ($($(#[$doc:meta])* fn $name:ident($life:ident: &Life) $body:block)*) => { $(
+        $(#[$doc])*
+        mod $name {
+            use super::*;
+            fn check($life: &Life) $body
+            #[test] fn on_14() { check(crate::life::life(14)) }
+            #[test] fn on_18() { check(crate::life::life(18)) }
+        }
+    )* };
+}
+pub(crate) use oldest_and_newest;
+
 /// Ids of transactions tell where they were committed: below this, before the failover.
 const LOST: i64 = 1000;
 const SECOND: i64 = 2000;
@@ -191,9 +206,6 @@ impl Life {
     fn third_timeline(&mut self) {
         let heir = &mut self.heir;
         heir.stop(StopMode::Fast);
-        let signal = heir.data_dir().join("standby.signal");
-        std::fs::write(&signal, "").unwrap();
-        heir.user().own(&signal);
         heir.set_conf("primary_conninfo", "");
         let auto = heir.data_dir().join("postgresql.auto.conf");
         let settings = std::fs::read_to_string(&auto).unwrap();
@@ -202,7 +214,7 @@ impl Life {
             .filter(|line| !line.contains("primary_conninfo"))
             .collect();
         std::fs::write(&auto, kept.join("\n") + "\n").unwrap();
-        heir.start();
+        heir.start_as_standby();
         heir.promote();
         for id in 1..4 {
             commit(heir, [THIRD + id]);

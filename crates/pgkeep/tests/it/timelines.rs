@@ -178,11 +178,8 @@ every_major! {
         let rewound = rewind.arg("--target-pgdata").arg(&old).run().ok();
         assert!(rewound.stderr.contains("Done!"), "{rewound}");
         fs::write(&conf, format!("{settings}\narchive_mode = off\nrestore_command = '{command}'\n")).unwrap();
-        let signal = old.join("standby.signal");
-        fs::write(&signal, "").unwrap();
-        life.heir.user().own(&signal);
         let mut standby = Cluster::adopt_dir(major, old);
-        standby.start();
+        standby.start_as_standby();
         let newest = "SELECT count(*) FROM ledger WHERE id = 3003";
         wait::until("the old primary to follow", wait::LIMIT, || (standby.sql(newest) == "1").then_some(()));
         life.assert_holds(&standby, &life.up_to(3, 3003));
