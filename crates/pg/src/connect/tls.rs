@@ -52,16 +52,16 @@ impl Request {
     /// `Invalid` when a certificate file is needed and missing or unreadable.
     pub fn connector(&self) -> Result<MakeRustlsConnect> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = match self.effective() {
-            Mode::VerifyCa => Arc::new(self.verifier(&provider, false)?),
-            Mode::VerifyFull => Arc::new(self.verifier(&provider, true)?),
-            Mode::Disable | Mode::Prefer | Mode::Require => Arc::new(AnyServer(provider.clone())),
+        let trust = match self.effective() {
+            Mode::VerifyCa => Some(self.trust(&provider, false)?),
+            Mode::VerifyFull => Some(self.trust(&provider, true)?),
+            Mode::Disable | Mode::Prefer | Mode::Require => None,
         };
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal("TLS can't be set up").source(error))?
             .dangerous()
-            .with_custom_certificate_verifier(verifier);
+            .with_custom_certificate_verifier(Arc::new(Verifier { provider, trust }));
         let mut config = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => builder
                 .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
@@ -75,7 +75,7 @@ impl Request {
         Ok(MakeRustlsConnect::new(config))
     }
 
-    fn verifier(&self, provider: &Arc<CryptoProvider>, names: bool) -> Result<Verifier> {
+    fn trust(&self, provider: &Arc<CryptoProvider>, names: bool) -> Result<Trust> {
         let mut roots = RootCertStore::empty();
         let pinned = match self.root.as_deref() {
             Some(root) if root == Path::new("system") => {
@@ -97,7 +97,7 @@ impl Request {
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .map_err(|error| Error::invalid("the root certificates can't be used").source(error))?;
-        Ok(Verifier { chain, pinned, names })
+        Ok(Trust { chain, pinned, names })
     }
 }
 
@@ -117,9 +117,17 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
         .during(|| format!("read private key {}", file.display()))
 }
 
-/// Verifies the chain, and the name if `names`.
+/// Verifies that the server holds the key of the certificate that it shows and, with trust, that it is the right one.
 #[derive(Debug)]
 struct Verifier {
+    provider: Arc<CryptoProvider>,
+    /// Without, every certificate is accepted: libpq's `prefer` and `require`.
+    trust: Option<Trust>,
+}
+
+/// The chain that a certificate must have; also the name if `names`.
+#[derive(Debug)]
+struct Trust {
     chain: Arc<WebPkiServerVerifier>,
     /// The given roots as they are: a server may present one of them as its own (self-signed) certificate.
     pinned: Vec<CertificateDer<'static>>,
@@ -135,19 +143,19 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.pinned.iter().any(|pinned| pinned == end_entity) {
-            if self.names {
+        let Some(Trust { chain, pinned, names }) = &self.trust else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        if pinned.iter().any(|pinned| pinned == end_entity) {
+            if *names {
                 rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
             }
             return Ok(ServerCertVerified::assertion());
         }
         use CertificateError::{NotValidForName, NotValidForNameContext};
-        match self
-            .chain
-            .verify_server_cert(end_entity, intermediates, name, ocsp, now)
-        {
+        match chain.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
             // The name is looked at last: whoever complains about it has accepted the chain.
-            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) if !self.names => {
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) if !names => {
                 Ok(ServerCertVerified::assertion())
             }
             verdict => verdict,
@@ -160,7 +168,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        let supported = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, supported)
     }
 
     fn verify_tls13_signature(
@@ -169,59 +178,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        let supported = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, supported)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// Accepts whoever holds the key of the certificate that it shows: libpq's `prefer` and `require`.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
