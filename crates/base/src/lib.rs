@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod error;
 pub mod facts;
+pub mod failpoint;
 pub mod ids;
 pub mod limits;
 pub mod lsn;

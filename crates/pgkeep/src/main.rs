@@ -9,6 +9,8 @@ mod commands;
 mod config;
 mod context;
 mod exit;
+#[cfg(debug_assertions)]
+mod faults;
 mod files;
 mod invocation;
 mod logging;
@@ -59,6 +61,10 @@ fn run(arguments: &[OsString], rules: Rules) -> u8 {
     let flags = &cli.global;
     let output = Arc::new(Output::new(flags.json, flags.quiet, flags.no_color, &environment));
     logging::start(&output, flags.verbose, &environment);
+    #[cfg(debug_assertions)]
+    if let Err(error) = faults::arm(&environment) {
+        return finish(Err(error), rules, &output);
+    }
     let result = Context::of_process(cli.global, Arc::clone(&output), environment)
         .and_then(|context| commands::run(cli.command, &context));
     finish(result, rules, &output)

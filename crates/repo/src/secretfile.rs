@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use zeroize::Zeroizing;
 
 /// None of these files is longer.
@@ -26,7 +26,8 @@ pub fn create(path: &Path, text: &str) -> Result<()> {
         Err(source) if source.kind() != ErrorKind::NotFound => return Err(source).during(during),
         _ => {}
     }
-    let written = write_synced(&temporary, text).and_then(|()| match std::fs::hard_link(&temporary, path) {
+    let staged = write_synced(&temporary, text).and_then(|()| failpoint::at("repo.secret.link"));
+    let written = staged.and_then(|()| match std::fs::hard_link(&temporary, path) {
         // Not every file system has links; there a crash may leave a short file, which no parser takes.
         Err(source) if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
             write_synced(path, text)
@@ -58,7 +59,9 @@ fn temporary_name(path: &Path) -> PathBuf {
 
 fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    failpoint::at("repo.secret.write")?;
     file.write_all(text.as_bytes())?;
+    failpoint::at("repo.secret.sync")?;
     file.sync_all()
 }
 

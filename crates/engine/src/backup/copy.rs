@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use pgkeep_base::{Error, Lsn, Result, ResultExt};
+use pgkeep_base::{Error, Lsn, Result, ResultExt, failpoint};
 use pgkeep_pg::datadir::{Class, DataDir, Entry, EntryKind, Found, SkipReason};
 use pgkeep_pg::page::{PageState, bad_pages, page_lsn, verify_page};
 use pgkeep_repo::paths::DataPath;
@@ -117,6 +117,7 @@ fn run_walker(task: &CopyTask, items: &SyncSender<Item>, work: &SyncSender<Work>
 }
 
 fn walk_file(task: &CopyTask, entry: Entry, items: &SyncSender<Item>, work: &SyncSender<Work>) -> Result<()> {
+    failpoint::at("engine.copy.open").during(|| format!("open {}", entry.path))?;
     let Some(file) = task.data_dir.open_file(&entry)? else {
         return Ok(());
     };
@@ -201,6 +202,7 @@ fn read_slice(work: &Work, buffer: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    failpoint::at("engine.copy.read")?;
     let mut read = 0;
     while read < buffer.len() {
         match file.read_at(&mut buffer[read..], at + read as u64) {

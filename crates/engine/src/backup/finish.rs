@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pgkeep_base::{Error, Result, ResultExt, TimelineId};
+use pgkeep_base::{Error, Result, ResultExt, TimelineId, failpoint};
 use pgkeep_pg::connect::Connection;
 use pgkeep_pg::control::{ControlFile, PATH as CONTROL_PATH};
 use pgkeep_pg::facts::ServerFacts;
@@ -57,8 +57,11 @@ pub(super) async fn finish(context: Context, session: BackupSession, copied: Cop
 /// Reads `pg_control` last of all files, and takes the server out of backup mode.
 async fn stop(context: &Context, session: BackupSession, task: &CopyTask) -> Result<End> {
     let started = session.started().clone();
+    failpoint::at("engine.backup.control")?;
     let (control, control_bytes) = task.data_dir.read_control().during(|| "read global/pg_control")?;
+    failpoint::at("engine.backup.stop")?;
     let stopped = session.finish().await?;
+    failpoint::at("engine.backup.stopped")?;
     let label = BackupLabel::parse(&String::from_utf8_lossy(&stopped.backup_label))?;
     label.check(started.start_lsn, context.facts.wal_segment_size)?;
     let timeline = label.timeline;
@@ -78,6 +81,7 @@ async fn wait_for_wal(context: &Context, end: &End) -> Result<()> {
     let text = &setup.cluster(Some(&context.lineage.cluster))?.connection;
     let connection = Connection::open(text, &*setup.environment).await?;
     let (start, stop) = (end.label.start_lsn, end.stopped.stop_lsn);
+    failpoint::at("engine.backup.wal")?;
     let archiving = context.archiving();
     archiving.wait_for_range(&connection, end.timeline, start, stop).await?;
     for place in context.places.standing().iter().filter(|place| !place.required) {
@@ -177,6 +181,7 @@ async fn close(context: &Context, copied: Copied, last: Vec<Entry>) -> Result<Cl
     let packs = list.finish()?;
     let packs_object = packs.to_object(sealer, &lineage.packs_name(&context.id))?;
     for object in [&manifest, &packs_object] {
+        failpoint::at("engine.backup.manifest")?;
         context.places.create(&object.name, &object.payload).await?;
         context.durable.count(object.bytes);
     }
@@ -293,10 +298,12 @@ fn version_text(number: u32) -> String {
 async fn publish(context: Context, closed: Closed, head: Head) -> Result<BackedUp> {
     let engine = &context.engine;
     let signed: SignedHead = head.sign(engine.sealer())?;
+    failpoint::at("engine.backup.head")?;
     context
         .places
         .create(&signed.name, &signed.bytes.clone().into())
         .await?;
+    failpoint::at("engine.backup.remember")?;
     let places: Vec<String> = context
         .places
         .standing()

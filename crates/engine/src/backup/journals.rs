@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::BackupId;
+use pgkeep_base::{BackupId, failpoint};
 use pgkeep_repo::reuse::ReuseReader;
 
 /// Journals of interrupted runs that are kept: the longest ones.
@@ -43,6 +43,7 @@ pub fn open_all(directory: &Path) -> Vec<(ReuseReader, Vec<String>)> {
 
 /// Notes, durably, that a place fell out while a journal is being written.
 pub fn note_missed(path: &Path, place: &str) -> io::Result<()> {
+    failpoint::at("engine.journal.missed")?;
     let mut file = fs::OpenOptions::new().append(true).create(true).open(path)?;
     writeln!(file, "{place}")?;
     file.sync_all()?;

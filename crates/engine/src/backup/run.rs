@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgkeep_base::{BackupId, Result};
+use pgkeep_base::{BackupId, Result, failpoint};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 use pgkeep_repo::lease::seal_lease;
 
@@ -29,6 +29,7 @@ pub async fn run(engine: &Engine, plan: BackupPlan) -> Result<BackedUp> {
     let id = BackupId::new(started_at);
     let state = engine.state()?;
     let cluster = plan.lineage.cluster.clone();
+    failpoint::at("engine.backup.lock")?;
     let _lock = BackupLock::take(&state.backup_lock_path(&cluster), &id)?;
     state.begin_run(&Run {
         id: id.clone(),
@@ -71,14 +72,18 @@ async fn locked(engine: &Engine, plan: BackupPlan, id: BackupId, started_at: Tim
         durable: Arc::default(),
     };
     context.phase("check archiving");
+    failpoint::at("engine.backup.prove")?;
     context.archiving().prove(&plan.connection, &context.facts).await?;
+    failpoint::at("engine.backup.lease")?;
     write_lease(&context).await?;
 
     context.phase("put the server into backup mode");
     let label = format!("pgkeep {}", context.id);
     let key = AdvisoryKey::for_backups_of(&context.lineage.cluster);
     let fast = !context.request.spread_checkpoint;
+    failpoint::at("engine.backup.start")?;
     let session = BackupSession::begin(plan.connection, &label, fast, key).await?;
+    failpoint::at("engine.backup.started")?;
     let copied = gather(&mut context, &session, plan.data_dir, plan.jobs).await?;
     finish(context, session, copied).await
 }

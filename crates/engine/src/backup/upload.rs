@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pgkeep_base::limits::PACKS_IN_FLIGHT;
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use pgkeep_repo::pack::{ClosedPack, PackWatermark};
 use pgkeep_store::{Created, ObjectName, Payload};
 use tokio::sync::mpsc;
@@ -132,7 +132,9 @@ pub async fn upload(places: &Places, durable: &Durable, packs: mpsc::Receiver<Cl
     });
     packs
         .map(|pack| async move {
+            failpoint::at("engine.pack.upload")?;
             places.create(&pack.object.name, &pack.object.payload).await?;
+            failpoint::at("engine.pack.uploaded")?;
             durable.note(&pack);
             Ok(())
         })

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::{BackupId, Error, Lsn, Result, ResultExt, TimelineId};
+use pgkeep_base::{BackupId, Error, Lsn, Result, ResultExt, TimelineId, failpoint};
 use pgkeep_pg::settings::{BlockState, Purpose, find_block, read_auto_conf};
 use pgkeep_repo::lineage::Lineage;
 
@@ -74,6 +74,7 @@ impl RecoveryPlan {
     /// # Errors
     /// `Corrupt` for a plan that can't be read: recovery must stop, not go on without it.
     pub fn in_force(data_directory: &Path) -> Result<Option<RecoveryPlan>> {
+        failpoint::at("engine.fetch.plan")?;
         let path = RecoveryPlan::path(data_directory);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use pgkeep_base::{Error, PgMajor, Result, ResultExt};
+use pgkeep_base::{Error, PgMajor, Result, ResultExt, failpoint};
 use pgkeep_pg::control::ControlFile;
 use pgkeep_pg::settings::guc::SettingsFile;
 use pgkeep_pg::settings::{
@@ -47,11 +47,15 @@ pub fn write_settings(
         .unwrap_or_default();
     let content = with_recovery_block(&inherited, settings, major)?;
     let content = with_archive_block(&content, archive, major)?;
+    failpoint::at("engine.settings.blocks")?;
     directory
         .replace(AUTO_CONF.as_bytes(), &content, making)
         .during(|| "write the recovery settings")?;
+    failpoint::at("engine.settings.signal")?;
     write_signal(&directory, settings.standby.is_some(), making)?;
+    failpoint::at("engine.settings.plan")?;
     write_plan(&directory, plan, making)?;
+    failpoint::at("engine.settings.configuration")?;
     let notes = write_configuration(&directory, head, making)?;
     directory.sync()?;
     Ok(notes)

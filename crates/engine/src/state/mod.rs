@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use rusqlite::Connection;
 
 pub use pushed::PushedFile;
@@ -50,6 +50,7 @@ impl State {
     /// `Io` where the directory can't be made or written; `Corrupt` where the file is no database;
     /// `Unsupported` where a newer pgkeep wrote it.
     pub fn open(directory: &Path) -> Result<State> {
+        failpoint::at("engine.state.open")?;
         create_private_directory(directory).during(|| format!("create {}", directory.display()))?;
         let connection = open_database(&directory.join(DATABASE)).map_err(cannot_open)?;
         let version: i64 = connection

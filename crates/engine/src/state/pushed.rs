@@ -3,7 +3,7 @@
 //! Invariant: a row says what was durable when it was written. It proves a push, never that the object is still there.
 
 use jiff::Timestamp;
-use pgkeep_base::{ClusterName, Result, SystemId, TimelineId};
+use pgkeep_base::{ClusterName, Result, SystemId, TimelineId, failpoint};
 use pgkeep_repo::wal::WalFacts;
 use rusqlite::{OptionalExtension, params};
 
@@ -61,6 +61,7 @@ impl State {
             lineage.system_identifier.to_string(),
             now.to_string()
         ];
+        failpoint::at("engine.state.write")?;
         self.connection
             .execute("INSERT OR IGNORE INTO lineage VALUES (?1, ?2, ?3)", row)
             .map_err(sql)?;
@@ -119,6 +120,7 @@ impl State {
             .facts
             .as_ref()
             .map(|facts| serde_json::to_string(facts).expect("facts are plain data"));
+        failpoint::at("engine.state.write")?;
         self.connection
             .execute(
                 "INSERT INTO pushed (cluster, system_identifier, timeline, file, hash, pushed_at, facts, places)

@@ -3,7 +3,7 @@
 //! Invariant: job history informs people; no verdict on what can be restored is computed from it.
 
 use jiff::Timestamp;
-use pgkeep_base::{BackupId, ClusterName, Result};
+use pgkeep_base::{BackupId, ClusterName, Result, failpoint};
 use rusqlite::{OptionalExtension, params};
 
 use super::{State, sql};
@@ -67,6 +67,7 @@ impl State {
             run.cluster.as_str(),
             run.started_at.to_string()
         ];
+        failpoint::at("engine.state.write")?;
         self.connection
             .execute(
                 "INSERT OR REPLACE INTO run (id, kind, cluster, started_at) VALUES (?1, ?2, ?3, ?4)",
@@ -79,6 +80,7 @@ impl State {
     /// Records how a run ended.
     pub fn end_run(&self, id: &BackupId, at: Timestamp, outcome: RunOutcome, message: &str) -> Result<()> {
         let row = params![id.as_str(), at.to_string(), outcome.as_str(), message];
+        failpoint::at("engine.state.write")?;
         self.connection
             .execute(
                 "UPDATE run SET finished_at = ?2, outcome = ?3, message = ?4 WHERE id = ?1",
@@ -136,6 +138,7 @@ impl State {
             head.finished_at.to_string(),
             head.places.join(",")
         ];
+        failpoint::at("engine.state.write")?;
         self.connection
             .execute("INSERT OR REPLACE INTO head VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", row)
             .map_err(sql)?;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pgkeep_base::{Error, Result};
+use pgkeep_base::{Error, Result, failpoint};
 use pgkeep_store::{Created, ObjectName, Payload};
 
 use crate::setup::Place;
@@ -14,6 +14,7 @@ const OPTIONAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Creates an object; an optional place that takes too long has failed.
 pub async fn create(place: &Place, name: &ObjectName, payload: Payload) -> Result<Created> {
+    failpoint::at("engine.archive.store")?;
     let writing = place.store.create(name, payload);
     if place.required {
         return writing.await;

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::facts::SegmentFacts;
-use pgkeep_base::{ClusterName, Error, Result, ResultExt, SystemId, WalFile};
+use pgkeep_base::{ClusterName, Error, Result, ResultExt, SystemId, WalFile, failpoint};
 use pgkeep_repo::lineage::Lineage;
 
 use super::content::Content;
@@ -62,6 +62,7 @@ pub async fn push(engine: &Engine, request: &PushRequest) -> Result<Pushed> {
 }
 
 async fn push_file(engine: &Engine, request: &PushRequest, path: &Path, file: &WalFile) -> Result<Pushed> {
+    failpoint::at("engine.push.read")?;
     let content = Content::open(path, file).during(|| format!("read {}", path.display()))?;
     let near = system_identifier_near(&data_directories_of(&request.path, &request.working_directory));
     let facts = inspect(path, file, &content)?;
@@ -75,6 +76,7 @@ async fn push_file(engine: &Engine, request: &PushRequest, path: &Path, file: &W
         cluster,
         system_identifier,
     };
+    failpoint::at("engine.push.admit")?;
     admit(engine, state.as_ref(), &lineage, request.new_lineage).await?;
 
     store(

@@ -4,7 +4,7 @@
 //! it never turns a write into a "was there already".
 
 use pgkeep_base::facts::SegmentFacts;
-use pgkeep_base::{Error, Result, TimelineId, WalFile};
+use pgkeep_base::{Error, Result, TimelineId, WalFile, failpoint};
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::seal::SealedObject;
 use pgkeep_repo::wal::{Relation, WalFacts, WalPlan, WalSource, compare};
@@ -56,12 +56,15 @@ pub(super) async fn store(
     }
     let mut writing = Writing::new(engine.places());
     for object in plan.seal(engine.sealer(), facts) {
+        failpoint::at("engine.archive.seal")?;
         writing.write(&object?).await;
     }
     let pushed = writing.finish(lineage, file)?;
     if let Some(state) = state {
+        failpoint::at("engine.archive.remember")?;
         remember(engine, state, &pushed, file, digest.hash, known);
     }
+    failpoint::at("engine.archive.done")?;
     Ok(pushed)
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use pgkeep_store::ObjectName;
 use serde::Serialize;
 
@@ -50,6 +50,7 @@ impl ReuseWriter {
     /// `Io`; like all errors here it says nothing about the backup, which can go on without.
     pub fn create(path: &Path, start: &ReuseStart) -> Result<ReuseWriter> {
         let during = || format!("begin the journal {}", path.display());
+        failpoint::at("repo.journal.begin").during(during)?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).during(during),
             _ => {}
@@ -128,8 +129,8 @@ impl ReuseWriter {
                 .during(|| format!("write the journal {}", self.path.display()))?;
         }
         if any {
-            self.to
-                .flush()
+            failpoint::at("repo.journal.write")
+                .and_then(|()| self.to.flush())
                 .during(|| format!("write the journal {}", self.path.display()))?;
         }
         Ok(())
@@ -161,6 +162,7 @@ impl ReuseWriter {
             live: live.collect(),
         };
         let footer = footer(self.offset, self.records);
+        failpoint::at("repo.cache.write").during(during)?;
         self.write_json(RecordKind::End, &end).during(during)?;
         self.to.write_all(&footer).during(during)?;
         let file = self
@@ -168,8 +170,11 @@ impl ReuseWriter {
             .into_inner()
             .map_err(|error| error.into_error())
             .during(during)?;
+        failpoint::at("repo.cache.sync").during(during)?;
         file.sync_all().during(during)?;
+        failpoint::at("repo.cache.rename").during(during)?;
         std::fs::rename(&self.path, cache).during(during)?;
+        failpoint::at("repo.cache.sync-directory").during(during)?;
         let directory = cache
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())

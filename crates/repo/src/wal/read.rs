@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use pgkeep_base::limits::WAL_PART_BYTES;
-use pgkeep_base::{Error, Result, WalFile};
+use pgkeep_base::{Error, Result, WalFile, failpoint};
 use pgkeep_store::{ObjectName, Store};
 use serde::Deserialize;
 
@@ -220,6 +220,7 @@ fn conclude(
     bytes: u64,
     hasher: &blake3::Hasher,
 ) -> Result<()> {
+    failpoint::at("repo.wal.verify")?;
     if bytes != header.file_bytes {
         let why = format!("it holds {bytes} bytes, signed were {}", header.file_bytes);
         return Err(Error::corrupt(format!("{name} is damaged")).detail(why));

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -126,6 +126,7 @@ impl Inner {
             self.check_root()?;
             Err(Error::not_found("no such object"))
         };
+        failpoint::at("store.file.read").map_err(io_error)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match rustix::fs::open(self.path(name), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -176,6 +177,7 @@ impl Inner {
             self.check_root()?;
             Err(Error::not_found("no such object"))
         };
+        failpoint::at("store.file.stat").map_err(io_error)?;
         match std::fs::metadata(self.path(name)) {
             Ok(found) if found.is_dir() => absent(),
             Ok(found) => Ok(meta(name.clone(), &found)),

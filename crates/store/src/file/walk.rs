@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::Result;
+use pgkeep_base::{Result, failpoint};
 
 use super::{io_error, meta};
 use crate::name::{NAME_BYTES_MAX, is_segment};
@@ -84,6 +84,7 @@ pub(super) fn directories(root: &Path, prefix: &str) -> Result<Vec<String>> {
 /// The legal names in a directory, and whether each is a directory itself. A missing directory is empty.
 fn read_directory(root: &Path, directory: &str) -> Result<Vec<(String, bool)>> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
+    failpoint::at("store.file.list").map_err(io_error)?;
     let path = root.join(directory);
     let entries = match std::fs::read_dir(&path) {
         Ok(entries) => entries,

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
 
-use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt, failpoint};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
@@ -86,6 +86,7 @@ pub(super) fn create(root: &Path, directories: &Directories, name: &ObjectName, 
 }
 
 fn create_once(root: &Path, directories: &Directories, name: &ObjectName, body: &Payload) -> Result<Created> {
+    failpoint::at("store.file.begin").map_err(io_error)?;
     let root = open_root(root)?;
     // Where locks don't work, `delete` gets none either, and leaves directories alone.
     let _ = rustix::fs::flock(&root, FlockOperation::LockShared);
@@ -96,16 +97,22 @@ fn create_once(root: &Path, directories: &Directories, name: &ObjectName, body: 
         Err(_) => Staged::write(directory, body)?.publish(name.file_name())?,
     };
     if created == Created::AlreadyThere {
+        failpoint::at("store.file.sync-existing").map_err(io_error)?;
         sync_existing(directory, name.file_name())?;
     }
     // Both for our own entry and for one that somebody else may not have synced yet.
-    sync(directory).during(|| "make the new name durable; it may or may not be: running again is safe")?;
+    failpoint::at("store.file.sync-directory")
+        .map_err(io_error)
+        .and_then(|()| sync(directory))
+        .during(|| "make the new name durable; it may or may not be: running again is safe")?;
+    failpoint::at("store.file.created").map_err(io_error)?;
     Ok(created)
 }
 
 /// Removes an object, and the directories that become empty by that unless somebody is writing.
 pub(super) fn delete(root: &Path, directories: &Directories, name: &ObjectName) -> Result<()> {
     let at = open_root(root)?;
+    failpoint::at("store.file.delete").map_err(io_error)?;
     match rustix::fs::unlinkat(&at, name.as_str(), AtFlags::empty()) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR) => return Ok(()),
@@ -186,6 +193,7 @@ fn open_directory(root: &OwnedFd, directories: &Directories, path: &str) -> Resu
         let parent = at.as_ref().unwrap_or(root);
         let child = enter(parent, segment)?;
         if !directories.is_durable(&path[..end], &child) {
+            failpoint::at("store.file.sync-parent").map_err(io_error)?;
             sync(parent)?;
             directories.remember(&path[..end], &child);
         }
@@ -196,6 +204,7 @@ fn open_directory(root: &OwnedFd, directories: &Directories, path: &str) -> Resu
 
 /// Opens a directory in `parent`, which is made if it's missing; not synced yet.
 fn enter(parent: &OwnedFd, segment: &str) -> Result<OwnedFd> {
+    failpoint::at("store.file.mkdir").map_err(io_error)?;
     match rustix::fs::mkdirat(parent, segment, DIRECTORY_MODE) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(Errno::NOENT) => return Err(vanished()),
@@ -218,10 +227,13 @@ struct Staged<'a> {
 
 impl<'a> Staged<'a> {
     fn write(directory: &'a OwnedFd, body: &Payload) -> Result<Staged<'a>> {
+        failpoint::at("store.file.open").map_err(io_error)?;
         let mut staged = Staged::open(directory)?;
         for part in body.parts() {
+            failpoint::at("store.file.write").map_err(io_error)?;
             staged.file.write_all(part).map_err(io_error)?;
         }
+        failpoint::at("store.file.sync").map_err(io_error)?;
         staged.file.sync_all().map_err(io_error)?;
         Ok(staged)
     }
@@ -258,6 +270,7 @@ impl<'a> Staged<'a> {
 
     /// Gives the body its name, in one step, or finds that name taken.
     fn publish(mut self, name: &str) -> Result<Created> {
+        failpoint::at("store.file.link").map_err(io_error)?;
         let done = match &self.temporary {
             None => {
                 let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());

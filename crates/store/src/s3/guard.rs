@@ -16,6 +16,8 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
 
+use pgkeep_base::failpoint;
+
 use super::fault::Fault;
 use super::transport::{Transport, http_error};
 
@@ -50,7 +52,9 @@ impl Guard {
 
     async fn ask_store(&self, request: HttpRequest) -> Result<HttpResponse, Fault> {
         let asked = Asked::new(&request);
+        failpoint::at("store.s3.ask").map_err(lost)?;
         let response = self.transport.send(request).await?;
+        failpoint::at("store.s3.answer").map_err(lost)?;
         let status = response.status();
         if !status.is_success() {
             return Err(refusal(asked.method, response).await);
@@ -240,6 +244,14 @@ fn code_and_message(body: &[u8]) -> (String, String) {
 fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
+}
+
+/// As if the connection had failed.
+fn lost(error: std::io::Error) -> Fault {
+    Fault::Transport {
+        text: error.to_string(),
+        certificate: false,
+    }
 }
 
 fn untrusted(why: String) -> Fault {

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::{Error, Result};
+use pgkeep_base::{Error, Result, failpoint};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -77,6 +77,7 @@ impl Directory {
     /// Makes a directory in it and opens that. Its owner may always enter and write.
     pub fn make(&self, name: &[u8], making: Making) -> Result<Directory> {
         check_name(name)?;
+        self.point("engine.restore.mkdir", name)?;
         rustix::fs::mkdirat(&self.fd, name, Mode::RWXU).map_err(|errno| self.failed("create", name, errno))?;
         let fd = open_at(&self.fd, name).map_err(|errno| self.failed("open", name, errno))?;
         let made = self.child(name, fd);
@@ -95,6 +96,7 @@ impl Directory {
         check_name(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let initial = 0o600;
+        self.point("engine.restore.create", name)?;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(initial))
             .map_err(|errno| self.failed("create", name, errno))?;
         own(&fd, making, Some(initial)).map_err(|errno| self.failed("give away", name, errno))?;
@@ -104,7 +106,9 @@ impl Directory {
     /// Makes a file with this content in it, durable but for its name: [`Directory::sync`].
     pub fn write(&self, name: &[u8], content: &[u8], making: Making) -> Result<()> {
         let mut file = self.create(name, making)?;
-        file.write_all(content)
+        failpoint::at("engine.restore.write")
+            .and_then(|()| file.write_all(content))
+            .and_then(|()| failpoint::at("engine.restore.sync"))
             .and_then(|()| file.sync_all())
             .map_err(|source| failed(format!("write {}", self.shown(name).display()), source))
     }
@@ -121,6 +125,7 @@ impl Directory {
     pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
         check_name(from)?;
         check_name(to)?;
+        self.point("engine.restore.rename", from)?;
         rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|errno| self.failed("rename", from, errno))?;
         self.sync()
     }
@@ -128,6 +133,7 @@ impl Directory {
     /// Makes a symbolic link in it.
     pub fn link(&self, name: &[u8], to: &Path, ids: Option<Ids>) -> Result<()> {
         check_name(name)?;
+        self.point("engine.restore.link", name)?;
         rustix::fs::symlinkat(to, &self.fd, name).map_err(|errno| self.failed("create", name, errno))?;
         if let Some(Ids { uid, gid }) = ids {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -166,6 +172,7 @@ impl Directory {
     /// Removes a file or link in it, if it is there.
     pub fn remove(&self, name: &[u8]) -> Result<()> {
         check_name(name)?;
+        self.point("engine.restore.remove", name)?;
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed("remove", name, errno)),
@@ -174,6 +181,7 @@ impl Directory {
 
     /// Makes its names durable.
     pub fn sync(&self) -> Result<()> {
+        self.point("engine.restore.sync-directory", b".")?;
         rustix::fs::fsync(&self.fd).map_err(|errno| self.failed("sync", b".", errno))
     }
 
@@ -258,6 +266,10 @@ impl Directory {
             b"." => self.path.clone(),
             name => self.path.join(std::ffi::OsStr::from_bytes(name)),
         }
+    }
+
+    fn point(&self, point: &'static str, name: &[u8]) -> Result<()> {
+        failpoint::at(point).map_err(|source| failed(format!("write {}", self.shown(name).display()), source))
     }
 
     fn failed(&self, doing: &str, name: &[u8], errno: Errno) -> Error {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pgkeep_base::{Error, Result};
+use pgkeep_base::{Error, Result, failpoint};
 use pgkeep_pg::label::{TABLESPACE_MAP, format_tablespace_map, parse_tablespace_map};
 use pgkeep_repo::manifest::{Content, Entry};
 
@@ -119,8 +119,9 @@ pub(super) fn sync_all(places: &Places) -> Result<()> {
         }
         devices.push(device);
         // The descriptor is older than all writes, so an error of any of them is reported here.
-        rustix::fs::syncfs(place.as_fd())
-            .map_err(|errno| failed(format!("make {} durable", place.path().display()), errno.into()))?;
+        failpoint::at("engine.restore.sync-all")
+            .and_then(|()| Ok(rustix::fs::syncfs(place.as_fd())?))
+            .map_err(|source| failed(format!("make {} durable", place.path().display()), source))?;
     }
     Ok(())
 }
@@ -128,6 +129,7 @@ pub(super) fn sync_all(places: &Places) -> Result<()> {
 /// Gives `pg_control` its name, then takes the marks off.
 pub(super) fn publish(places: &Places, tops: &Tops) -> Result<()> {
     let global = global(tops)?;
+    failpoint::at("engine.restore.control")?;
     global.rename(WAITING_CONTROL, b"pg_control")?;
     places.lift_marks()
 }

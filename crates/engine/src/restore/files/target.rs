@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use pgkeep_base::{Error, Result};
+use pgkeep_base::{Error, Result, failpoint};
 use pgkeep_repo::manifest::Chunk;
 
 use super::directory::{Directory, Making, failed};
@@ -82,7 +82,8 @@ impl Piece {
     /// Writes these bytes to where the piece belongs.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         let file = self.target.open()?;
-        file.write_all_at(bytes, self.at)
+        failpoint::at("engine.restore.extent")
+            .and_then(|()| file.write_all_at(bytes, self.at))
             .map_err(|source| self.target.failed(source))
     }
 
