@@ -1,4 +1,4 @@
-//! For tests only: clusters of every major, an S3 server with enforced policies, the commit oracle, damage by seed.
+//! For tests only: clusters of every major, an S3 server with enforced policies, the commit oracle, damage by seed, faults.
 //!
 //! Invariant: depends on base and on processes that it starts, never on the rooms that it tests, so that what it says
 //! about them is said by PostgreSQL, by an S3 server and by a ledger, not by pgkeep itself. What is missing (a major,
@@ -10,8 +10,9 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod corrupt;
+pub mod faults;
 pub mod fixture;
-mod matrix;
+pub mod matrix;
 pub mod net;
 pub mod oracle;
 pub mod postgres;
@@ -19,6 +20,7 @@ mod reaper;
 pub mod run;
 pub mod s3;
 pub mod scratch;
+pub mod seed;
 pub mod user;
 pub mod wait;
 

@@ -13,7 +13,7 @@ use std::sync::{Mutex, OnceLock};
 
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP QUIT
-pids= paths=
+pids= paths= mounts=
 without() { drop=$1; shift; for word; do [ "$word" = "$drop" ] || printf ' %s' "$word"; done; }
 began() { stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; set -- ${stat##*) }; printf '%s' "${20}"; }
 while read -r verb what; do
@@ -21,6 +21,8 @@ while read -r verb what; do
     +pid) pids="$pids $what:$(began "$what")" ;;
     -pid) for entry in $pids; do [ "${entry%%:*}" != "$what" ] || pids=$(without "$entry" $pids); done ;;
     +path) paths="$paths $what" ;;
+    +mount) mounts="$mounts $what" ;;
+    -mount) mounts=$(without "$what" $mounts) ;;
     -path) paths=$(without "$what" $paths) ;;
   esac
 done
@@ -39,6 +41,7 @@ for entry in $alive; do
   pid=${entry%%:*}
   [ "$(began "$pid")" = "${entry#*:}" ] && kill -KILL "$pid" 2>/dev/null
 done
+for mount in $mounts; do umount -l "$mount"; done
 if [ "$PGKEEP_TEST_KEEP" != 1 ]; then for path in $paths; do rm -rf "$path"; done; fi
 exit 0
 "#;
@@ -61,6 +64,16 @@ pub fn watch_path(path: &Path) {
 /// `path` is gone or shall stay.
 pub fn forget_path(path: &Path) {
     tell(&format!("-path {}", plain(path)));
+}
+
+/// Unmounts `path` when this process dies.
+pub fn watch_mount(path: &Path) {
+    tell(&format!("+mount {}", plain(path)));
+}
+
+/// `path` is unmounted.
+pub fn forget_mount(path: &Path) {
+    tell(&format!("-mount {}", plain(path)));
 }
 
 /// Scratch paths are words for the shell: what else is asked for is a mistake of the caller.

@@ -29,6 +29,7 @@ pub struct Run {
     command: Command,
     shown: String,
     stdin: Option<Vec<u8>>,
+    user: OsUser,
     limit: Duration,
 }
 
@@ -49,6 +50,7 @@ impl Run {
             command,
             shown: program.display().to_string(),
             stdin: None,
+            user: OsUser::current(),
             limit: LIMIT,
         }
     }
@@ -91,7 +93,23 @@ impl Run {
     /// Runs as `user`; anyone but oneself needs root.
     #[must_use]
     pub fn as_user(mut self, user: OsUser) -> Run {
-        user.become_by(&mut self.command);
+        self.user = user;
+        self
+    }
+
+    /// Lets another program run it: `wrapper`, these arguments, then the program with its own.
+    #[must_use]
+    pub fn under<S: AsRef<OsStr>>(mut self, wrapper: &str, args: impl IntoIterator<Item = S>) -> Run {
+        let mut outer = Command::new(wrapper);
+        let inner = &self.command;
+        outer
+            .env_clear()
+            .args(args)
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        inner.get_current_dir().map(|dir| outer.current_dir(dir));
+        self.command = outer;
         self
     }
 
@@ -122,6 +140,7 @@ impl Run {
 
     fn start(mut self) -> Running {
         let (stdout, stderr) = (capture(), capture());
+        self.user.become_by(&mut self.command);
         self.command
             .stdin(self.stdin.as_deref().map_or_else(Stdio::null, input))
             .stdout(stdout.try_clone().expect("a file descriptor is free"))

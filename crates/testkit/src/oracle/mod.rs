@@ -91,7 +91,7 @@ impl Builder {
     /// # Panics
     /// When the tables can't be made.
     pub fn start(self) -> Oracle {
-        let seed = std::env::var("PGKEEP_TEST_SEED").map_or(self.seed, |seed| seed.parse().expect("PGKEEP_TEST_SEED"));
+        let seed = crate::seed::given().unwrap_or(self.seed);
         eprintln!("oracle: repeat with PGKEEP_TEST_SEED={seed}");
         if self.before.is_none() {
             self.create_tables();
