@@ -17,6 +17,7 @@ mod demo;
 mod doctor;
 mod doubles;
 mod exit_codes;
+mod faults;
 mod fetch_judged;
 mod fetch_table;
 mod golden;
