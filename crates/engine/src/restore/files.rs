@@ -144,7 +144,7 @@ impl Run<'_> {
         });
         let syncing = Instant::now();
         block(|| finish::sync_all(self.places))?;
-        finish::publish(self.places, &tops)?;
+        let unsettled = finish::publish(self.places, &tops)?;
         let last = self.reader.last();
         Ok(Written {
             files: counts.files + last.len() as u64,
@@ -158,7 +158,7 @@ impl Run<'_> {
             directories: counts.directories,
             seconds: 0.0,
             sync_seconds: syncing.elapsed().as_secs_f64(),
-            notes: self.notes(&skipped),
+            notes: self.notes(&skipped).into_iter().chain(unsettled).collect(),
         })
     }
 

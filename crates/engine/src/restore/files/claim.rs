@@ -66,9 +66,9 @@ pub(super) fn claim(layout: &Layout, backup: &BackupId, now: Timestamp, making: 
 }
 
 impl Places {
-    /// Takes the marks off: the restore is complete.
-    pub fn lift_marks(&self) -> Result<()> {
-        Marker::lift(&self.target)?;
+    /// Makes it durable that the data directory has no mark any more, and takes those of the tablespaces off.
+    pub fn settle_marks(&self) -> Result<()> {
+        Marker::settle(&self.target)?;
         self.tablespaces
             .values()
             .try_for_each(|t| Marker::lift_from_tablespace(t))

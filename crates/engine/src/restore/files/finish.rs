@@ -12,6 +12,7 @@ use pgkeep_repo::manifest::{Content, Entry};
 use super::claim::Places;
 use super::directory::{Directory, Making, failed};
 use super::entries::Tops;
+use super::marker::Marker;
 use super::owner::Ownership;
 use crate::restore::layout::Layout;
 
@@ -126,10 +127,20 @@ pub(super) fn sync_all(places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// Gives `pg_control` its name, then takes the marks off.
-pub(super) fn publish(places: &Places, tops: &Tops) -> Result<()> {
+/// Gives `pg_control` its name, then takes the marks off. Returns what an operator should read.
+///
+/// Without its mark the data directory is a finished restore, which no rerun would touch: whatever fails then fails
+/// nobody's restore.
+pub(super) fn publish(places: &Places, tops: &Tops) -> Result<Option<String>> {
     let global = global(tops)?;
     failpoint::at("engine.restore.control")?;
     global.rename(WAITING_CONTROL, b"pg_control")?;
-    places.lift_marks()
+    Marker::lift(&places.target)?;
+    let unsettled = places.settle_marks().err().map(|error| {
+        let why = error
+            .detail_text()
+            .map_or_else(String::new, |detail| format!(": {detail}"));
+        format!("the restore is complete, but its mark may come back after a power cut: {error}{why}")
+    });
+    Ok(unsettled)
 }

@@ -115,7 +115,7 @@ impl Marker {
         tablespace.clear(&[TABLESPACE_FILE])
     }
 
-    /// Takes the mark off a data directory, durably: the restore is complete.
+    /// Takes the mark off a data directory: the restore is complete.
     pub fn lift(target: &Directory) -> Result<()> {
         let Some(own) = target.enter(OWN.as_bytes())? else {
             return Err(Error::conflict(format!(
@@ -123,8 +123,12 @@ impl Marker {
                 target.path().display()
             )));
         };
-        own.remove(FILE)?;
-        own.sync()
+        own.remove(FILE)
+    }
+
+    /// Makes [`Marker::lift`] durable.
+    pub fn settle(target: &Directory) -> Result<()> {
+        target.enter(OWN.as_bytes())?.map_or(Ok(()), |own| own.sync())
     }
 
     /// Takes the mark off a tablespace, durably.
