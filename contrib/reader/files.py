@@ -71,8 +71,6 @@ def check(item):
     name, entry = item.entry["path"], item.entry
     if item.type not in ("file", "directory", "tablespace"):
         raise Refused(f"{name} is of the unknown type {item.type!r}")
-    if int(entry["mode"], 8) & ~0o777:
-        raise Refused(f"{name} has the mode {entry['mode']}, which is more than permission bits")
     if item.type == "tablespace" and not TABLESPACE.fullmatch(item.path):
         raise Refused(f"{name} can't be a tablespace")
     if len(item.spans) != (max(1, -(-entry["bytes"] // SPAN)) if item.type == "file" else 1):
@@ -131,7 +129,7 @@ def write(manifest, target, places):
                 os.mkdir(path, 0o700)
                 made.append((path, item.entry))
     for path, entry in reversed(made):
-        os.chmod(path, int(entry["mode"], 8))
+        os.chmod(path, permissions(entry) | 0o700)
         set_owner(path, entry, head)
     os.sync()
 
@@ -157,8 +155,13 @@ def write_file(path, manifest, item):
         if file.tell() != size:
             raise Refused(f"{item.entry['path']} came out with {file.tell()} bytes instead of {size}")
         file.truncate(size)
-        os.fchmod(file.fileno(), int(item.entry["mode"], 8))
+        os.fchmod(file.fileno(), permissions(item.entry))
     set_owner(path, item.entry, manifest.head)
+
+
+def permissions(entry):
+    """The permission bits of a mode. A writer also records setuid, setgid and sticky; those are nobody's business."""
+    return int(entry["mode"], 8) & 0o777
 
 
 def set_owner(path, entry, head):

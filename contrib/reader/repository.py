@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyrage
 from blake3 import blake3
@@ -62,6 +63,23 @@ def read_signed(name, path):
     if len(data) > DOCUMENT_MAX:
         raise Refused(f"it is larger than {DOCUMENT_MAX} bytes")
     return data, *parse_signed(data, name)
+
+
+class Statement(NamedTuple):
+    """What a `signer` object says; whether that counts depends on all of them."""
+
+    payload: dict
+    signer: str
+    hash: str
+
+
+def enrolled(roots, statements):
+    """The signers that are trusted from the beginning, whom they enrol, whom those enrol, and so on."""
+    signers, before = set(roots), None
+    while signers != before:
+        before = set(signers)
+        signers |= {each.payload["add"] for each in statements if each.signer in before and "add" in each.payload}
+    return signers
 
 
 class Repository:
@@ -126,13 +144,16 @@ class Repository:
         """Passes on the payload of a document that a trusted signer wrote for this repository, and the signer."""
         if not self._trusts(signer, payload):
             raise Refused(f"it is signed by {signer}, which is not trusted")
+        self._check_version(payload)
+        return payload, signer
+
+    def _check_version(self, payload):
         if payload.get("format") != 1:
             raise Refused(f"it is of format {payload.get('format')}, and this reader knows 1")
         if payload.get("features"):
             raise Refused(f"it needs features that this reader does not know: {payload['features']}")
         if payload.get("repository") != self.id.hex():
             raise Refused(f"it belongs to repository {payload.get('repository')}")
-        return payload, signer
 
     def _trusts(self, signer, document):
         if signer not in self.withdrawn:
@@ -195,6 +216,8 @@ class Repository:
             self.trusted = signers or set(header["signers"])
             self._vouch(header, signer)
             self.trusted |= set(header["signers"])
+            if len(self.id) != 16:
+                raise ValueError
         except MALFORMED:
             raise Refused("it does not describe a repository") from None
 
@@ -206,35 +229,31 @@ class Repository:
         return bytes.fromhex(key)
 
     def _settle_trust(self):
-        """Enrols and withdraws signers as `signer` objects say, in the order of the times that they bear.
+        """Enrols and withdraws signers as `signer` objects say, whatever the times that these bear.
 
-        A withdrawal may reach back to before what its signer did, so everything is judged again until nothing changes.
+        Each withdrawal by one who was ever enrolled counts, and voids what the withdrawn signer said of others. So
+        those who contradict each other end with fewer who are trusted, never with more.
         """
-        documents = []
+        statements = list(self._read_statements())
+        speakers = enrolled(self.trusted, statements)
+        keeps = {}  # for each who was withdrawn: which of its statements each withdrawal leaves in force
+        for statement in statements:
+            match statement.payload:
+                case {"remove": whom, "from": time} if statement.signer in speakers and statement.signer != whom:
+                    time = datetime.fromisoformat(time)
+                    self.withdrawn[whom] = min(time, self.withdrawn.get(whom, time))
+                    keeps.setdefault(whom, []).append(statement.payload.get("keep", ()))
+        in_force = [each for each in statements if all(each.hash in keep for keep in keeps.get(each.signer, ()))]
+        self.trusted = enrolled(self.trusted, in_force)
+
+    def _read_statements(self):
         for name in self.names("control/*-signer"):
             try:
-                _, payload, signer = self.any_copy(name, partial(read_signed, name))
-                documents.append((datetime.fromisoformat(payload["created_at"]), payload, signer))
-            except (Refused, *MALFORMED) as fault:
+                data, payload, signer = self.any_copy(name, partial(read_signed, name))
+                self._check_version(payload)
+                yield Statement(payload, signer, blake3(data).hexdigest())
+            except Refused as fault:
                 note(f"{name}: {fault}; nobody is enrolled or withdrawn by it")
-        documents.sort(key=lambda document: document[0])
-        vouched, settled = set(self.trusted), None
-        while settled != self.withdrawn:
-            settled, self.trusted = dict(self.withdrawn), set(vouched)
-            for _, payload, signer in documents:
-                self._apply(payload, signer)
-
-    def _apply(self, payload, signer):
-        try:
-            self._vouch(payload, signer)
-        except Refused:
-            return
-        match payload:
-            case {"add": fingerprint}:
-                self.trusted.add(fingerprint)
-            case {"remove": fingerprint, "from": time}:
-                time = datetime.fromisoformat(time)
-                self.withdrawn[fingerprint] = min(time, self.withdrawn.get(fingerprint, time))
 
     def _collect_rewraps(self):
         for name in self.names("control/*-rewrap"):

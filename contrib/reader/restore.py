@@ -10,29 +10,27 @@ and an identity. See README.md beside it, and run it with --help. The modules, i
     files.py        writes the data directory (5)
     wal.py          WAL for PostgreSQL's restore_command (7)
 
-What docs/format.md did not say, or not clearly, when this was written from it (and what was assumed here):
+What docs/format.md did not say, or not clearly, when this was written from it. What was wanting has been added since,
+except where "here" says what this reader does by its own lights.
 
  1. Dangerous: a segment taken from a descendant timeline has to be cut where the descendant began. Handed out whole,
-    it makes PostgreSQL panic at the descendant's first record, or replay what is not of the timeline asked for.
+    it made PostgreSQL panic at the descendant's first record, "unexpected timeline ID 2 (after 1)".
  2. Dangerous: `tablespace_map` must not reach PostgreSQL as it is if a tablespace was put elsewhere: PostgreSQL turns
-    the links back to where they pointed, perhaps into the live cluster. (It is left out; the links are made here.)
- 3. What proves that a WAL file is absent, so that PostgreSQL may be told so. (Nothing later of its timeline, no backup
-    and no other timeline that needs it.)
- 4. Whether `<segment>.partial` may stand in for its segment. (Where nothing else has it, and only as far as the path
-    goes.) And whether, the other way round, an old primary's segment may be handed out past the fork. (No: cut, too.)
- 5. Whether the `signers` in the genesis are trusted, and who vouches for the genesis. (Yes, if a signer that was named
-    to the reader signed it; where none was named, it vouches for itself, and the user is told.)
- 6. In which order `signer` objects count, whether one who was withdrawn can be enrolled again, and whether the first
-    signers can be withdrawn. (By time; no, from that time on; yes.)
- 7. That a `rewrap` may wrap the key of the genesis, so that rewraps must be read before the genesis is opened.
- 8. What an identity file looks like (a line AGE-SECRET-KEY-1…, # for comments), that the id of a repository is 32
-    hexadecimal digits, and how precise times are (nanoseconds; here they are compared to the microsecond).
- 9. Whether `location` is escaped as paths are, and what else a reader must set so that PostgreSQL recovers
-    (recovery.signal, restore_command) and does not archive into the repository that it was restored from.
-10. Which key `prefix` is made with, what `valid_to` is where the last record goes on in the next segment, whether every
-    member of the facts is always there, what the header of a `wal-part` has.
-11. What may lie in a directory store beside objects, such as temporary files; how large a zstd window may be; how
-    large signed documents other than heads may be.
+    the links back to where they pointed, perhaps into the live cluster. Here: it is left out, and the links are made.
+ 3. What proves that a WAL file is absent, so that PostgreSQL may be told so.
+ 4. Whether an old primary's segment may be handed out past the fork (no: cut, too), and whether `<segment>.partial` may
+    stand in for its segment. Here: where no whole one goes on to its end.
+ 5. Whether the `signers` in the genesis are trusted, and who vouches for the genesis.
+ 6. What becomes of those whom a withdrawn signer had enrolled, and who may withdraw whom. Here: where `signer` objects
+    contradict each other fewer are trusted, never more; see `_settle_trust` in repository.py.
+ 7. That a `rewrap` may wrap the key of the genesis, so that rewraps are read before the genesis is opened.
+ 8. What an identity file looks like, that the id of a repository is 32 hexadecimal digits, how precise times are (here
+    they are compared to the microsecond), how exactly the second line of a signed document is spelled.
+ 9. Whether `location` is escaped as paths are, that `mode` may hold more than permission bits, and what PostgreSQL
+    needs to recover from what was restored.
+10. Which key `prefix` is made with, what `valid_to` is where the last record goes on in the next segment, what the
+    header of a `wal-part` has.
+11. What else may lie in a directory store, and how large signed documents other than heads may be.
 """
 
 import argparse

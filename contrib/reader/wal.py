@@ -149,15 +149,14 @@ class Archive:
             raise Refused(f"recovery to timeline {path[-1].timeline} doesn't pass timeline {timeline}")
         if stretch.end <= start:
             raise Absent(f"recovery to timeline {path[-1].timeline} leaves timeline {timeline} before {file}")
-        end = stretch.end
-        found = self.objects.get(file)
-        if not found:
-            end, found = max(self.shared(timeline, start), default=(end, self.objects.get(file + ".partial")))
-        if not found:
+        end, best = stretch.end, self.choose(file, path)
+        if best is None:
+            end, best = max(self.shared(timeline, start), default=(end, None))
+        if best is None:
             for evidence in self.evidence(timeline, start):
                 raise Refused(f"{file} is missing, and {evidence}")
             raise Absent(f"{file} is not in the repository, nor anything later of timeline {timeline}")
-        self.copy_best(found, out, path)
+        self.copy(best, out)
         if out.tell() != self.segment_bytes:
             raise Refused(f"{file} has {out.tell()} bytes, and segments have {self.segment_bytes}")
         if min(end, stretch.end) < start + self.segment_bytes:
@@ -167,18 +166,20 @@ class Archive:
 
     def copy_other(self, file, out):
         """Writes a file that recovery doesn't ask for: `.partial`, `.backup`."""
-        if file not in self.objects:
+        best = self.choose(file)
+        if best is None:
             raise Absent(f"{file} is not in the repository")
-        self.copy_best(self.objects[file], out)
+        self.copy(best, out)
 
     def shared(self, timeline, start):
-        """Yields what other timelines have of a segment that they began in: up to which LSN, and the objects."""
+        """Yields what other timelines have of a segment that they began in: up to which LSN, and the object."""
         for descendant, found in self.histories.items():
-            for stretch in self.path_to(descendant) if len(found) == 1 else ():
+            path = self.path_to(descendant) if len(found) == 1 else []
+            for stretch in path:
                 if stretch.timeline == timeline and start < stretch.end < start + self.segment_bytes:
-                    heir = timeline_at(self.path_to(descendant), start + self.segment_bytes)
-                    if objects := self.objects.get(self.file_at(heir, start)):
-                        yield stretch.end, objects
+                    heir = timeline_at(path, start + self.segment_bytes)
+                    if best := self.choose(self.file_at(heir, start), path):
+                        yield stretch.end, best
 
     def evidence(self, timeline, start):
         """Yields what says that a timeline has WAL behind an LSN."""
@@ -201,25 +202,33 @@ class Archive:
 
     # Several objects for one file
 
-    def copy_best(self, objects, out, path=()):
-        """Writes the object with the longest tail; of a fork the one that the records before and after it prove."""
-        best = objects[0]
-        if len(objects) > 1:
-            by_length = sorted(objects, key=self.valid_bytes, reverse=True)
-            best = by_length[0]
-            if any(self.differ(best, other, self.valid_bytes(other)) for other in by_length[1:]):
-                best = self.proven(objects, path)
-        self.copy(best, out)
+    def choose(self, file, path=()):
+        """The object to use for a file: the longest tail, or of a fork the one that its neighbours on the path prove.
 
-    def valid_bytes(self, wal):
+        `.partial` files are beginnings of their segment, of use where no whole one goes on to its end.
+        """
+        objects, partial = self.objects.get(file, []), self.objects.get(file + ".partial")
+        if partial and all(self.is_stopped(wal) for wal in objects):
+            objects = objects + partial
+        if len(objects) < 2:
+            return objects[0] if objects else None
+        objects = sorted(objects, key=self.valid_bytes, reverse=True)
+        if not any(self.differ(objects[0], other) for other in objects[1:]):
+            return objects[0]
+        fitting = [wal for wal in objects if path and self.is_chained(wal, path)]
+        if len(fitting) != 1:
+            raise Refused(f"{file} was archived by two servers, which differ; its neighbours don't tell which is right")
+        note(f"{file} was archived by two servers, which differ; its neighbours prove {fitting[0].name}")
+        return fitting[0]
+
+    def is_stopped(self, wal):
+        """Whether valid records are known to end before the segment does."""
         facts = self.facts(wal)
-        if not facts or not facts["valid_to"]:
-            raise Refused(f"there are several objects for {wal.file}, and nothing tells how far {wal.name} is valid")
-        return parse_lsn(facts["valid_to"]) - self.start_of(wal.file)
+        return bool(facts and facts["stopped"])
 
-    def differ(self, one, other, length):
-        """Whether two objects differ in their first bytes."""
-        beginnings = []
+    def differ(self, one, other):
+        """Whether two objects differ within the bytes that are valid in both."""
+        length, beginnings = min(self.valid_bytes(one), self.valid_bytes(other)), []
         for wal in (one, other):
             with tempfile.TemporaryFile() as out:
                 self.copy(wal, out)
@@ -227,13 +236,11 @@ class Archive:
                 beginnings.append(file_hash(out))
         return beginnings[0] != beginnings[1]
 
-    def proven(self, objects, path):
-        file = objects[0].file
-        fitting = [wal for wal in objects if path and self.is_chained(wal, path)]
-        if len(fitting) != 1:
-            raise Refused(f"{file} was archived by two servers, which differ; its neighbours don't tell which is right")
-        note(f"{file} was archived by two servers, which differ; its neighbours prove {fitting[0].name}")
-        return fitting[0]
+    def valid_bytes(self, wal):
+        facts = self.facts(wal)
+        if not facts:
+            raise Refused(f"there are several objects for {wal.file}, and nothing tells how far {wal.name} is valid")
+        return parse_lsn(facts["valid_to"]) - self.start_of(wal.file)
 
     def is_chained(self, wal, path):
         """Whether the records of an object join those of the segments before and after it on the path."""
@@ -305,11 +312,11 @@ def timeline_at(path, lsn):
 
 def follows(before, after):
     """Whether the facts of two segments say that the records of one go on in the other."""
-    if before["stopped"]:
-        return False
     dropped = after["continued_bytes"] == 0 and after["drops_unfinished"]
+    if before["stopped"] or before["last_page_timeline"] > after["page_timeline"]:
+        return False
     if after["continued_bytes"] != before["missing_bytes"] and not dropped:
         return False
-    continued = before["missing_bytes"] > 0 and not dropped
+    continued = after["continued_bytes"] > 0
     starts = {before["unfinished_record"] if continued else before["last_record"], after["first_record_prev"]}
-    return None in starts or len(starts) == 1
+    return continued if None in starts else len(starts) == 1
