@@ -16,6 +16,7 @@ pub mod matrix;
 pub mod net;
 pub mod oracle;
 pub mod postgres;
+mod python;
 mod reaper;
 pub mod run;
 pub mod s3;
@@ -29,12 +30,13 @@ pub use fixture::Shop;
 pub use net::{TcpProxy, Trouble};
 pub use oracle::{Ledger, Oracle, Upto};
 pub use postgres::{Cluster, StopMode, majors};
+pub use python::reader_python;
 pub use run::{Output, Run, Running, Signal};
 pub use s3::{Bucket, Op, Rule, S3Fault, S3Proxy, S3Server};
 pub use scratch::Scratch;
 pub use user::OsUser;
 
-/// Where `scripts/fetch-postgres` and `scripts/fetch-s3-server` keep what they fetched.
+/// Where the scripts `fetch-postgres`, `fetch-s3-server` and `fetch-reader-python` keep what they fetched.
 fn cache_dir() -> std::path::PathBuf {
     if let Some(dir) = std::env::var_os("PGKEEP_CACHE") {
         return dir.into();

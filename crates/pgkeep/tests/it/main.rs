@@ -26,6 +26,7 @@ mod lost_host;
 mod made_tablespaces;
 mod minimal;
 mod network;
+mod no_hostage;
 mod p2;
 mod resolved;
 mod restored_directory;
