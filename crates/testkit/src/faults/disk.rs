@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::run::{Output, Run};
 use crate::scratch::Scratch;
 use crate::user::OsUser;
-use crate::{matrix, reaper};
+use crate::{matrix, reaper, wait};
 
 /// `EXT4_IOC_SHUTDOWN`: `_IOR('X', 125, __u32)`.
 const SHUTDOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
@@ -115,7 +115,10 @@ impl Disk {
             .as_ref()
             .expect("a file system in memory has no power to lose");
         shut_down(&File::open(&self.at).expect("it is mounted"));
-        tool("umount").arg(&self.at).run().ok();
+        // A program that another thread is just starting may hold our own descriptor for a moment.
+        wait::until("the disk to be let go", wait::LIMIT, || {
+            (tool("umount").arg(&self.at).run().code == Some(0)).then_some(())
+        });
         mount(image, &self.at).ok();
     }
 }
