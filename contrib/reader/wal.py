@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections import defaultdict
 from contextlib import contextmanager
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -289,13 +290,18 @@ class Archive:
 
 
 def parse_history(text):
-    """The stretches in a timeline history file: lines of a timeline and the LSN where it was left."""
-    stretches = []
-    for line in text.decode().splitlines():
+    """The stretches in a timeline history file: lines of a timeline and the LSN where it was left.
+
+    The LSNs may go back: a copy that aimed at a descendant, and stopped before that began, names it as its parent.
+    Nothing of a timeline counts behind the LSN where a later line was left.
+    """
+    stretches, end = [], inf
+    for line in reversed(text.decode().splitlines()):
         if line.strip() and not line.lstrip().startswith("#"):
-            timeline, end = line.split()[:2]
-            stretches.append(Stretch(int(timeline), parse_lsn(end)))
-    if stretches != sorted(set(stretches)):
+            timeline, left = line.split()[:2]
+            end = min(end, parse_lsn(left))
+            stretches.insert(0, Stretch(int(timeline), end))
+    if any(one.timeline >= next.timeline for one, next in pairwise(stretches)):
         raise Refused("a history file is out of order")
     return tuple(stretches)
 

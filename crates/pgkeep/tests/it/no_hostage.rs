@@ -13,7 +13,7 @@ use pgkeep_testkit::{Cluster, Damage, Damaged, OsUser, Run, Scratch, StopMode, r
 use serde_json::Value;
 
 use crate::backup::{backup, digest, number, text};
-use crate::life::{Life, oldest_and_newest};
+use crate::life::{Life, commit, oldest_and_newest};
 use crate::shop;
 
 /// Somebody who has a repository, an identity and the reader.
@@ -257,6 +257,31 @@ oldest_and_newest! {
             let cluster = reader.recovered(&life.backups[1], &format!("timeline-{timeline}"), named);
             life.assert_holds(&cluster, &life.up_to(timeline, last));
         }
+    }
+}
+
+oldest_and_newest! {
+    /// Aim: so is the end of one whose history runs backwards, because the copy that wrote it aimed at a descendant of
+    /// the timeline that it stopped on.
+    fn a_history_that_runs_backwards_is_followed(life: &Life) {
+        let branch = life.branch();
+        let switch = life.segment(1, life.forks[0]);
+        branch.remove(switch);
+        branch.remove(format!("{switch}.partial"));
+        let xid = life.commit(17).xid.to_string();
+        let options = ["--xid", &xid, "--exclusive", "--action", "promote", "--archive", "on"];
+        let copy = branch.restore(&options).opened();
+        commit(&copy, [4001]);
+        copy.archive_all();
+        let reader = Reader::new(copy.major(), &branch.repository(), &branch.home().join("identity.txt"));
+        let expected = [life.up_to(1, 16), vec![4001]].concat();
+        life.assert_holds(&reader.recovered(&life.backups[1], "latest", None), &expected);
+        life.assert_holds(&reader.recovered(&life.backups[1], "third", Some(3)), &life.up_to(3, 3003));
+        // What only its history tells of ends where it began, also in a segment that others go on in.
+        for segment in objects_like(&reader.repository(), "/00000004/0000000400") {
+            fs::remove_file(reader.repository().join(segment)).unwrap();
+        }
+        life.assert_holds(&reader.recovered(&life.backups[1], "beginning", None), &life.up_to(1, 16));
     }
 }
 
