@@ -296,8 +296,9 @@ impl Link {
             let middle = known.middle.and_then(|middle| middle.checked_sub(whole - piece.len()));
             let length = self.may_pass(piece.len(), state, Piece { middle, ..known })?;
             let (now, later) = piece.split_at(length);
-            self.write(now, to)?;
+            // First: the answer to these bytes may come back before this thread goes on.
             self.note_passed(now.len() as u64, state.number);
+            self.write(now, to)?;
             piece = later;
         }
         Ok(())

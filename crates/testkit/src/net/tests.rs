@@ -71,9 +71,10 @@ fn connections_end_as_they_are_told_to() {
     }
     let stream = connect(&proxy);
     assert_eq!(exchange(&stream, 1), Ok(()));
+    assert_eq!(proxy.struck(), 4);
     proxy.cut();
     assert!(matches!(exchange(&stream, 1), Err((0, kind)) if kind != ErrorKind::UnexpectedEof));
-    assert_eq!(proxy.struck(), 5);
+    assert!(proxy.struck() > 4, "with whatever else was not closed yet");
 }
 
 #[test]
