@@ -160,6 +160,7 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
             facts.timeline
         )));
     }
+    let opener = engine.opener().await?;
     for number in archive.numbers(facts.timeline) {
         let segment = pgkeep_base::WalSegment {
             timeline: facts.timeline,
@@ -172,7 +173,7 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
         let contents = archive.contents(facts.timeline, number).iter();
         for content in contents.filter(|content| content.holder == Holder::Segment) {
             let name = archive.object_name(&segment, content)?;
-            let Ok((_, archived)) = open_wal(&engine.stores(), engine.opener(), engine.naming(), &name).await else {
+            let Ok((_, archived)) = open_wal(&engine.stores(), opener, engine.naming(), &name).await else {
                 continue;
             };
             if segment.end() <= facts.wal_lsn && archived != here {

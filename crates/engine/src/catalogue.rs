@@ -11,6 +11,7 @@ use pgkeep_repo::fetch::find_copy;
 use pgkeep_repo::head::{Head, VerifiedHead};
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::names::logical;
+use pgkeep_repo::open::Opener;
 use pgkeep_repo::reader::read_packs;
 use pgkeep_store::{ObjectName, Store};
 
@@ -107,9 +108,10 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
             places.extend(whole.then(|| place.name.clone()));
         }
     }
+    let opener = engine.opener().await?;
     let reads = places
         .into_iter()
-        .map(|((lineage, id), places)| read_head(engine, lineage, id, places));
+        .map(|((lineage, id), places)| read_head(engine, opener, lineage, id, places));
     let read: Vec<_> = stream::iter(reads).buffered(limits::REQUESTS_IN_FLIGHT).collect().await;
     let mut catalogue = Catalogue::default();
     for result in read {
@@ -162,13 +164,14 @@ async fn directories(store: &dyn Store, prefix: &str) -> Result<Vec<String>> {
 
 async fn read_head(
     engine: &Engine,
+    opener: &Opener,
     lineage: Lineage,
     id: BackupId,
     places: Vec<String>,
 ) -> std::result::Result<Backup, BadHead> {
     let name = lineage.head_name(&id);
     let check = |bytes: bytes::Bytes| {
-        let verified = Head::read(engine.opener(), &name, &bytes)?;
+        let verified = Head::read(opener, &name, &bytes)?;
         let same = verified.head.id == id && verified.head.lineage() == lineage;
         if same {
             Ok(verified)
@@ -193,7 +196,7 @@ async fn read_head(
 /// # Errors
 /// What reading the list of packs and listing a required place give.
 pub async fn missing_packs(engine: &Engine, head: &Head) -> Result<Vec<ObjectName>> {
-    let packs = read_packs(&engine.stores(), engine.opener(), head).await?;
+    let packs = read_packs(&engine.stores(), engine.opener().await?, head).await?;
     let mut missing: BTreeMap<ObjectName, u64> = packs
         .packs()
         .iter()

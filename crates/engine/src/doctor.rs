@@ -208,13 +208,13 @@ pub async fn doctor(engine: &Engine, cluster: Option<&ClusterName>, context: &Co
     let servers = join_all(clusters.iter().map(|config| ask::ask(engine, config)));
     let heads = join_all(clusters.iter().map(|config| history::ask(engine, &config.name)));
     let places = places::ask(engine, context.probe);
-    let (asked, heads, answers, opened) = futures::join!(servers, heads, places, keys::ask(engine));
+    let (asked, heads, answers, told) = futures::join!(servers, heads, places, keys::ask(engine));
     // From here on nothing is asked of anybody else.
     let server = asked.iter().find_map(Asked::here).map(|directory| &directory.owner);
     let recorder = local::Recorder::open(&engine.setup().state_dir, server);
     let mut findings = Findings::default();
     local::check_host(engine, context, &recorder, &mut findings);
-    keys::check(engine, context, opened, &asked, &mut findings);
+    keys::check(engine, context, told, &asked, &mut findings);
     places::check(engine, &answers, &recorder, &asked, &heads, &mut findings);
     for one in &asked {
         findings.about_cluster(&one.config.name);

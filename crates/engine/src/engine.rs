@@ -1,7 +1,8 @@
 //! The value that every operation works with: a [`Setup`] and what follows from it.
 //!
-//! Invariant: the keys are fixed when the engine is made: one set of recipients, signers and identities for everything
-//! that it does. This host's own signing key is always trusted.
+//! Invariant: the keys are fixed when the engine is made: one set of recipients and identities for everything that it
+//! does. Nothing of a repository is opened before its control objects have said who is trusted ([`Engine::opener`]); they
+//! are asked once. This host's own signing key is always trusted, unless it was withdrawn.
 
 use std::sync::Arc;
 
@@ -9,9 +10,12 @@ use jiff::Timestamp;
 use pgkeep_base::{Error, ErrorKind, Event, Result};
 use pgkeep_repo::open::Opener;
 use pgkeep_repo::seal::Sealer;
+use pgkeep_repo::sign::TrustList;
 use pgkeep_repo::wal::WalNaming;
 use pgkeep_store::Store;
+use tokio::sync::OnceCell;
 
+use crate::controls::{self, Controls};
 use crate::setup::{Place, Setup};
 use crate::state::State;
 
@@ -19,7 +23,7 @@ use crate::state::State;
 #[derive(Clone)]
 pub struct Engine {
     setup: Arc<Setup>,
-    opener: Opener,
+    controls: Arc<OnceCell<Controls>>,
     sealer: Sealer,
     naming: WalNaming,
 }
@@ -30,17 +34,11 @@ impl Engine {
     pub fn new(setup: Setup) -> Result<Engine> {
         setup.validate()?;
         let repository = &setup.repository;
-        let mut trust = repository.trust(setup.signers.iter().cloned());
-        trust.enrol(setup.signing_key.fingerprint());
-        if setup.accept_signer {
-            trust = trust.accept_any();
-        }
         let sealer = repository.sealer(Arc::clone(&setup.signing_key), Arc::clone(&setup.clock))?;
-        let opener = repository.opener(setup.identities.clone(), Arc::new(trust));
         let naming = repository.naming();
         Ok(Engine {
             setup: Arc::new(setup),
-            opener,
+            controls: Arc::default(),
             sealer,
             naming,
         })
@@ -56,9 +54,45 @@ impl Engine {
         &self.sealer
     }
 
-    /// Verifies and opens objects with the identities at hand.
-    pub fn opener(&self) -> &Opener {
-        &self.opener
+    /// Verifies and opens objects with the identities at hand, trusting whom the control objects leave trusted.
+    ///
+    /// Costs one listing per place and one read per statement about signers, the first time.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Denied` where a required place does not tell: a signer may have been withdrawn there.
+    pub async fn opener(&self) -> Result<&Opener> {
+        Ok(&self.controls().await?.opener)
+    }
+
+    /// What the control objects say; asked once.
+    ///
+    /// # Errors
+    /// As [`Engine::opener`].
+    pub async fn controls(&self) -> Result<&Controls> {
+        self.controls.get_or_try_init(|| controls::read(self)).await
+    }
+
+    /// Verifies objects trusting only whom the repository file and the setup name: for the genesis, which comes before
+    /// any control object.
+    pub fn opener_of_file(&self) -> Opener {
+        let repository = &self.setup.repository;
+        let trust = repository.trust(self.setup.signers.iter().cloned());
+        controls::opener(self, trust.to_list())
+    }
+
+    /// The same engine, trusting whom this list says without asking anybody: what a recovery's plan was made with.
+    #[must_use]
+    pub fn trusting(&self, list: TrustList) -> Engine {
+        let known = Controls::of_list(self, list);
+        Engine {
+            controls: Arc::new(OnceCell::new_with(Some(known))),
+            ..self.clone()
+        }
+    }
+
+    /// Whether there is any identity at hand.
+    pub fn has_identity(&self) -> bool {
+        !self.setup.identities.is_empty()
     }
 
     /// Names WAL objects by their content.
@@ -76,7 +110,7 @@ impl Engine {
         self.setup.places.iter().map(|place| Arc::clone(&place.store)).collect()
     }
 
-    /// The same engine with only the place of that name (`--repository`).
+    /// The same engine with only the place of that name (`--repository`). What is known of signers stays known.
     pub fn only_place(&self, name: &str) -> Result<Engine> {
         let place = self
             .setup
@@ -93,7 +127,11 @@ impl Engine {
             required: true,
             ..place
         }];
-        Engine::new(setup)
+        let known = self.controls.get().cloned();
+        Ok(Engine {
+            controls: Arc::new(OnceCell::new_with(known)),
+            ..Engine::new(setup)?
+        })
     }
 
     /// Now, by the engine's clock.

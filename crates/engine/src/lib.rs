@@ -8,6 +8,7 @@
 pub mod adopt;
 pub mod backup;
 pub mod catalogue;
+pub mod controls;
 pub mod doctor;
 pub mod engine;
 pub mod keys;

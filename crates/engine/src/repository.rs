@@ -92,7 +92,7 @@ async fn is_ours(engine: &Engine, store: &dyn Store) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    match engine.opener().verify_keyless(&name, &bytes) {
+    match engine.opener_of_file().verify_keyless(&name, &bytes) {
         Ok(_) => Ok(true),
         Err(error) => Err(
             Error::refused("the place is another repository, or one that this host does not trust")

@@ -13,6 +13,7 @@ use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
 use pgkeep_repo::lineage::Lineage;
 
 use crate::catalogue::{self, Backup, Catalogue, missing_packs};
+use crate::controls::{Stale, stale_recipients};
 use crate::engine::Engine;
 use crate::setup::ClusterConfig;
 use crate::window::{ClusterWindow, Range, window};
@@ -133,6 +134,7 @@ async fn of_cluster(engine: &Engine, config: &ClusterConfig) -> ClusterStatus {
             judge_storage(engine, &mut building, &catalogue, &windows);
             judge_packs(engine, &mut building, &catalogue).await;
             judge_chain(&mut building, &catalogue);
+            judge_recipients(engine, &mut building, &catalogue).await;
         }
         Err(error) => judge_unreadable(engine, &mut building, &error),
     }
@@ -249,6 +251,46 @@ fn judge_chain(building: &mut Building, catalogue: &Catalogue) {
                 "Nothing of pgkeep removes backups yet: find out who did.",
             );
         }
+    }
+}
+
+/// Whether this host, and whoever took the newest backup, seals to the recipients of now.
+async fn judge_recipients(engine: &Engine, building: &mut Building, catalogue: &Catalogue) {
+    let stale = match stale_recipients(engine).await {
+        Ok(stale) => stale,
+        Err(error) => {
+            let message = format!("whether the recipients have changed is not known: {error}");
+            return building.reason(
+                Health::Unknown,
+                "recipients-unknown",
+                message,
+                "`pgkeep doctor` tells more.",
+            );
+        }
+    };
+    let current = match &stale {
+        Some(stale) => stale.should_be.clone(),
+        None => engine.sealer().recipients(),
+    };
+    if let Some(stale) = stale {
+        building.reason(Health::Warn, "recipients-stale", stale.to_string(), Stale::HINT);
+    }
+    let physical = catalogue
+        .backups
+        .iter()
+        .filter(|backup| backup.head().physical().is_ok());
+    if let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at)
+        && newest.head().recipients != current
+    {
+        building.reason(
+            Health::Warn,
+            "backup-recipients",
+            format!(
+                "the newest backup {} is sealed to other recipients than those of now",
+                newest.head().id
+            ),
+            "`pgkeep backup` stores everything anew for them; `pgkeep keys rotate --rewrap` opens what is there.",
+        );
     }
 }
 

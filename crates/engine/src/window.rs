@@ -72,6 +72,8 @@ pub struct ClusterWindow {
 /// What listing and reading heads give.
 pub async fn window(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<ClusterWindow>> {
     let mut windows = Vec::new();
+    // What any place says of signers holds for each of them.
+    engine.controls().await?;
     for place in engine.places() {
         match of_place(engine, &place.name, cluster).await {
             Err(error) if !place.required => {

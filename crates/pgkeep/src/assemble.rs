@@ -30,6 +30,8 @@ pub struct Wishes {
     pub with_identity: bool,
     /// `--accept-signer`.
     pub accept_signer: bool,
+    /// The recipients of the configuration need not be those of the repository file: they shall be (`keys rotate`).
+    pub any_recipients: bool,
     /// `--repository NAME`: only these, and all of them required; all of the configuration where none is named.
     pub repositories: Vec<String>,
 }
@@ -65,7 +67,7 @@ pub fn engine(context: &Context, wishes: &Wishes) -> Result<Assembled> {
 pub fn setup(context: &Context, config: &Config, wishes: &Wishes, progress: Arc<dyn Progress>) -> Result<Setup> {
     let repository = RepositoryFile::load(&config.repository_file)
         .map_err(without_repository_file)
-        .and_then(|file| agree(config, file))?;
+        .and_then(|file| agree(config, file, wishes.any_recipients))?;
     Ok(Setup {
         state_dir: config.state_dir.clone(),
         places: named_places(places(context, config)?, &wishes.repositories)?,
@@ -234,25 +236,28 @@ fn without_repository_file(error: Error) -> Error {
     }
 }
 
+const COUNTS_HINT: &str = "The repository file counts for what is stored; `pgkeep keys list` shows both.";
+const RECIPIENTS_HINT: &str = "`pgkeep keys list` shows both. If the configuration's are the new ones, `pgkeep keys rotate` \
+     puts them in force; on another host, copy the repository file from where that was done.";
+
 /// The repository file and the configuration must say the same of encryption: what differs would seal to the wrong
 /// people, or not at all, without anybody noticing.
-fn agree(config: &Config, file: RepositoryFile) -> Result<RepositoryFile> {
+fn agree(config: &Config, file: RepositoryFile, any_recipients: bool) -> Result<RepositoryFile> {
     let differs = |what: &str| {
         Err(Error::invalid(format!(
             "the repository file and the configuration disagree about {what}"
         ))
-        .detail(format!("repository file {}", config.repository_file.display()))
-        .hint("The repository file counts for what is stored; `pgkeep keys list` shows both."))
+        .detail(format!("repository file {}", config.repository_file.display())))
     };
     match (&file.mode, config.encryption) {
         (SealMode::None, EncryptionMode::Age) if config.settings.get(&["encryption", "mode"]).is_some() => {
-            differs("whether anything is encrypted")
+            differs("whether anything is encrypted").or_hint(|| COUNTS_HINT)
         }
         (SealMode::None, EncryptionMode::Age) if !config.recipients.is_empty() => {
-            differs("whether anything is encrypted")
+            differs("whether anything is encrypted").or_hint(|| COUNTS_HINT)
         }
-        (SealMode::Age(_), EncryptionMode::None) => differs("whether anything is encrypted"),
-        (SealMode::Age(sealed), EncryptionMode::Age) if !config.recipients.is_empty() => {
+        (SealMode::Age(_), EncryptionMode::None) => differs("whether anything is encrypted").or_hint(|| COUNTS_HINT),
+        (SealMode::Age(sealed), EncryptionMode::Age) if !config.recipients.is_empty() && !any_recipients => {
             let sorted = |mut list: Vec<String>| {
                 list.sort_unstable();
                 list.dedup();
@@ -261,7 +266,7 @@ fn agree(config: &Config, file: RepositoryFile) -> Result<RepositoryFile> {
             let file_says = sorted(sealed.iter().map(ToString::to_string).collect());
             match file_says == sorted(config.recipients.iter().map(|text| text.trim().to_owned()).collect()) {
                 true => Ok(file),
-                false => differs("the recipients"),
+                false => differs("the recipients").or_hint(|| RECIPIENTS_HINT),
             }
         }
         _ => Ok(file),

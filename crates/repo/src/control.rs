@@ -1,26 +1,19 @@
 //! Control objects: small signed statements that change what holds for a repository (docs/format.md, section 9).
 //!
-//! Invariant: nothing is overwritten; what holds is what all of them say together, and a signer counts only if a trusted
-//! one enrolled it. Signers and lineages are written and read here; the names of the other kinds are reserved.
+//! Invariant: nothing is overwritten; what holds is what all of them say together. Who may say what of signers is in
+//! `signers`, to whom is sealed from now on in `recipients`, further wrappings of keys in `crate::rewrap`; lineages are
+//! here. The names of the other kinds are reserved.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+pub mod recipients;
+pub mod signers;
 
 use futures::TryStreamExt;
-use jiff::Timestamp;
-use pgkeep_base::{BackupId, ClusterName, Error, RepositoryId, Result, SystemId};
+use pgkeep_base::{BackupId, ClusterName, Error, Result, SystemId};
 use pgkeep_store::{ObjectName, Payload, Store};
 use serde::{Deserialize, Serialize};
 
-use crate::fetch::find_copy;
 use crate::names;
 use crate::seal::Sealer;
-use crate::sign::{Fingerprint, Trust, Verified, verify_document};
-
-/// The largest control object that is read.
-pub const CONTROL_BYTES_MAX: u64 = 16 << 20;
-/// How many enrolments may depend on one another: each round trusts those whom the round before made trusted.
-const ENROLMENT_ROUNDS_MAX: usize = 16;
 
 /// What a control object is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -90,26 +83,6 @@ pub fn parse_control_name(name: &ObjectName) -> Option<(BackupId, ControlKind)> 
     Some((id.parse().ok()?, ControlKind::parse(kind)?))
 }
 
-/// Enrols or withdraws a signer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum SignerChange {
-    /// From now on its documents are believed.
-    Add {
-        /// Who.
-        add: Fingerprint,
-        /// What people call it, such as the name of its host.
-        name: String,
-    },
-    /// Its documents that bear this time or a later one (or none) are no longer believed.
-    Remove {
-        /// Who.
-        remove: Fingerprint,
-        /// From when on.
-        from: Timestamp,
-    },
-}
-
 /// Introduces a lineage: why a cluster has a new system identifier.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LineageNote {
@@ -148,82 +121,20 @@ pub fn seal_control(sealer: &Sealer, kind: ControlKind, statement: &impl Seriali
     Ok(ControlObject { name, payload })
 }
 
-/// All logical names of control objects of one kind in a place, sorted by id.
-pub async fn control_names(store: &dyn Store, kind: ControlKind) -> Result<Vec<ObjectName>> {
+/// The control objects of a place, by logical name, sorted by id; those of kinds that this program does not know, and
+/// the genesis, are left out. Costs one listing.
+pub async fn list_control(store: &dyn Store) -> Result<Vec<(ObjectName, ControlKind)>> {
     let mut found = Vec::new();
     let mut listed = store.list("control", None);
     while let Some(meta) = listed.try_next().await? {
         let name = names::logical(&meta.name);
-        if parse_control_name(&name).is_some_and(|(_, other)| other == kind) {
-            found.push(name);
+        if let Some((_, kind)) = parse_control_name(&name) {
+            found.push((name, kind));
         }
     }
     found.sort();
     found.dedup();
     Ok(found)
-}
-
-/// What did not count when signers were enrolled.
-#[derive(Debug, Default)]
-pub struct Enrolment {
-    /// Objects that are bad, or whose signer is not trusted.
-    pub refused: Vec<(ObjectName, Error)>,
-    /// Places that could not be listed, so that signers may be missing.
-    pub unlisted: Vec<(String, Error)>,
-}
-
-/// Adds to `trust` the signers that control objects enrol, and withdraws those that they withdraw.
-///
-/// Objects whose signer is not trusted, or that are bad, are left aside and returned with the reason: a stranger who
-/// can write to a store must not be able to keep anyone from reading it.
-pub async fn enrol_signers(stores: &[Arc<dyn Store>], repository: RepositoryId, trust: &mut Trust) -> Enrolment {
-    let mut enrolment = Enrolment::default();
-    let mut names = BTreeSet::new();
-    for store in stores {
-        match control_names(store.as_ref(), ControlKind::Signer).await {
-            Ok(found) => names.extend(found),
-            Err(error) => enrolment.unlisted.push((store.url().to_owned(), error)),
-        }
-    }
-    let mut left: Vec<ObjectName> = names.into_iter().collect();
-    for _ in 0..ENROLMENT_ROUNDS_MAX {
-        let before = left.len();
-        enrolment.refused.clear();
-        for name in left {
-            let read = find_copy(stores, &name, CONTROL_BYTES_MAX, |bytes| {
-                signer_change(&name, &bytes, repository, trust)
-            });
-            match read.await {
-                Ok(change) => apply(change, trust),
-                Err(why) => enrolment.refused.push((name.clone(), why.into_error(&name))),
-            }
-        }
-        left = enrolment.refused.iter().map(|(name, _)| name.clone()).collect();
-        if left.is_empty() || left.len() == before {
-            break;
-        }
-    }
-    enrolment
-}
-
-/// Verified with the trust gathered so far, never with "accept any": an accepted stranger must not enrol others.
-fn signer_change(name: &ObjectName, bytes: &[u8], repository: RepositoryId, trust: &Trust) -> Result<SignerChange> {
-    let verified: Verified = verify_document(name, bytes, trust)?;
-    verified.check_repository(repository)?;
-    if !verified.trusted {
-        return Err(Error::refused(format!(
-            "{name} is signed by {}, which is not trusted",
-            verified.signer
-        )));
-    }
-    verified.parse()
-}
-
-fn apply(change: SignerChange, trust: &mut Trust) {
-    match change {
-        SignerChange::Add { add, .. } => trust.enrol(add),
-        SignerChange::Remove { remove, from } => trust.withdraw(&remove, from),
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,12 @@ use pgkeep_base::{Error, ErrorKind, Result};
 use pgkeep_store::{ObjectName, Store};
 
 use crate::names::{ALTERNATES_MAX, alternate};
-use crate::open::{Header, Opener};
+use crate::open::{Header, HeaderRead, Opener};
+use crate::rewrap::Learning;
 use crate::seal::Kind;
+
+/// What is read first of an object of which only the header is wanted.
+const HEADER_READ_BYTES: u64 = 8 << 10;
 
 /// Why one copy could not be had.
 #[derive(Debug)]
@@ -120,7 +124,79 @@ pub async fn read_object(
     want: Kind,
     bytes_max: u64,
 ) -> Result<(Header, Vec<Vec<u8>>), Unread> {
-    find_copy(stores, name, bytes_max, |bytes| opener.open_object(name, &bytes, want)).await
+    open_copy(stores, opener, name, bytes_max, |bytes| {
+        opener.open_object(name, &bytes, want)
+    })
+    .await
+}
+
+/// The first whole copy of `name` that `check`, which opens it, takes. Where no identity fits, rewraps are asked for
+/// another wrapping of its key, and the copies are looked at again.
+pub async fn open_copy<T>(
+    stores: &[Arc<dyn Store>],
+    opener: &Opener,
+    name: &ObjectName,
+    bytes_max: u64,
+    mut check: impl FnMut(Bytes) -> Result<T>,
+) -> Result<T, Unread> {
+    let mut learning = Learning::new(stores, opener, name);
+    loop {
+        let why = match find_copy(stores, name, bytes_max, &mut check).await {
+            Err(Unread::Refused(why)) => why,
+            found => return found,
+        };
+        if !learning.more().await {
+            let failures = learning.failures();
+            return Err(Unread::from_failures(why.into_iter().chain(failures).collect()));
+        }
+    }
+}
+
+/// Reads the header alone, from the first place that has a good one: one ranged read, if `object_bytes` is known from a
+/// listing, else one request more to learn it.
+pub async fn read_header(
+    stores: &[Arc<dyn Store>],
+    opener: &Opener,
+    name: &ObjectName,
+    object_bytes: Option<u64>,
+) -> Result<Header, Unread> {
+    read_header_with(stores, opener, name, object_bytes, |_, header| Ok(header.clone())).await
+}
+
+/// As [`read_header`], and makes of it what `parse` does, given the name of the copy.
+pub(crate) async fn read_header_with<T>(
+    stores: &[Arc<dyn Store>],
+    opener: &Opener,
+    name: &ObjectName,
+    object_bytes: Option<u64>,
+    parse: impl Fn(&ObjectName, &Header) -> Result<T>,
+) -> Result<T, Unread> {
+    let mut search = Search::new(stores, name);
+    while let Some((store, copy)) = search.next_copy() {
+        let known = if copy == *name { object_bytes } else { None };
+        let header = header_in(store.as_ref(), opener, &copy, known).await;
+        match header.and_then(|header| parse(&copy, &header)) {
+            Ok(found) => return Ok(found),
+            Err(error) => search.failed(error),
+        }
+    }
+    Err(search.give_up())
+}
+
+async fn header_in(store: &dyn Store, opener: &Opener, copy: &ObjectName, bytes: Option<u64>) -> Result<Box<Header>> {
+    let total = match bytes {
+        Some(bytes) => bytes,
+        None => store.stat(copy).await?.bytes,
+    };
+    let mut wanted = HEADER_READ_BYTES;
+    loop {
+        let first_bytes = store.read_range(copy, 0..wanted.min(total)).await?;
+        match opener.header(copy, &first_bytes)? {
+            HeaderRead::Complete(header) => return Ok(header),
+            HeaderRead::NeedMore(more) if more > wanted && more <= total => wanted = more,
+            HeaderRead::NeedMore(_) => return Err(Error::corrupt(format!("{copy} ends within its header"))),
+        }
+    }
 }
 
 /// Reads a signed document in the same way.

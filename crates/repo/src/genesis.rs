@@ -5,14 +5,14 @@
 //! then either known from elsewhere or shown, to be compared by a person.
 
 use jiff::SignedDuration;
-use pgkeep_base::{Error, Result, ResultExt};
+use pgkeep_base::{Error, RepositoryId, Result, ResultExt};
 use pgkeep_store::ObjectName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use std::sync::Arc;
 
 use crate::frame::encode;
-use crate::keys::{Identity, Recipient};
+use crate::keys::Recipient;
 use crate::open::{Opener, header_document};
 use crate::repofile::{NamingKey, RepositoryFile};
 use crate::seal::{Kind, Seal, SealMode, SealedObject, Sealer};
@@ -62,69 +62,60 @@ pub fn seal_genesis(sealer: &Sealer, file: &RepositoryFile) -> Result<SealedObje
         .finish(header, Some(&encode(&content, 1)?))
 }
 
-/// Makes the repository file again from the bytes of `control/genesis` and an identity.
-///
-/// The recipients and signers are those of the beginning; later ones are in control objects. Also returns who signed
-/// it: with `Trust::accept_any`, show that.
-///
-/// # Errors
-/// As [`Opener::open_object`].
-pub fn recover(bytes: &[u8], identities: Vec<Identity>, trust: Arc<Trust>) -> Result<(RepositoryFile, Fingerprint)> {
-    let name = genesis_name();
-    // The id is needed to open the object, and only the object knows it.
-    let id = verify_document(&name, header_document(&name, bytes)?, &trust)?.repository()?;
-    let opener = Opener::new(id, identities, trust);
-    let (header, contents) = opener.open_object(&name, bytes, Kind::Genesis)?;
-    let during = || format!("read {name}");
-    let members: Members = header.parse().during(during)?;
-    let bad = |why: &str| Error::corrupt(format!("{name} does not describe a repository")).detail(why);
-    let content: Content = serde_json::from_slice(&zeroize::Zeroizing::new(contents.concat()))
-        .map_err(|_| bad("its body is not what it should be"))?;
-    let mode = match &header.seal {
-        Seal::None => SealMode::None,
-        Seal::Age { .. } if members.recipients.is_empty() => return Err(bad("it is sealed, yet names no recipient")),
-        Seal::Age { .. } => SealMode::Age(members.recipients),
-    };
-    let naming_key = NamingKey::from_hex(&content.naming_key).ok_or_else(|| bad("its naming key is not one"))?;
-    let reuse_horizon = SignedDuration::from_secs(members.reuse_horizon_seconds);
-    Ok((
-        RepositoryFile {
-            id,
-            naming_key,
-            reuse_horizon,
-            mode,
-            signers: members.signers,
-        },
-        header.signer,
-    ))
+/// What a genesis says to anybody.
+#[derive(Clone, Debug)]
+pub struct Genesis {
+    /// The repository's id.
+    pub id: RepositoryId,
+    /// How long after a backup finished the next one may reuse its packs.
+    pub reuse_horizon: SignedDuration,
+    /// To whom everything was sealed in the beginning.
+    pub mode: SealMode,
+    /// Who was trusted in the beginning.
+    pub signers: Vec<Fingerprint>,
+    /// Who signed it: with `Trust::accept_any`, show that.
+    pub by: Fingerprint,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sign::SigningKey;
-    use pgkeep_base::{ErrorKind, SystemClock};
-
-    #[test]
-    fn a_lost_repository_file_comes_back_with_an_identity_and_only_so() {
-        let identity = Identity::generate();
-        let key = Arc::new(SigningKey::generate().unwrap());
-        for mode in [SealMode::Age(vec![identity.recipient()]), SealMode::None] {
-            let file = RepositoryFile::new(mode.clone(), vec![key.fingerprint()]).unwrap();
-            let sealer = file.sealer(key.clone(), Arc::new(SystemClock)).unwrap();
-            let bytes = seal_genesis(&sealer, &file).unwrap().to_bytes();
-            let trust = Arc::new(Trust::default().accept_any());
-            let (again, signer) = recover(&bytes, vec![identity.clone()], trust.clone()).unwrap();
-            assert_eq!(*again.to_text().unwrap(), *file.to_text().unwrap());
-            assert_eq!((signer, trust.accepted()), (key.fingerprint(), vec![key.fingerprint()]));
-            let stranger = recover(&bytes, vec![Identity::generate()], trust.clone());
-            assert_eq!(stranger.is_ok(), mode == SealMode::None);
-            let unknown = recover(&bytes, vec![identity.clone()], Arc::default()).unwrap_err();
-            assert_eq!(unknown.kind(), ErrorKind::Refused);
-            for cut in [0, 4, 11, 12, 100, bytes.len() - 1] {
-                let error = recover(&bytes[..cut], vec![identity.clone()], trust.clone()).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
+impl Genesis {
+    /// Reads and verifies the bytes of `control/genesis`. Needs no identity, and no repository file.
+    ///
+    /// # Errors
+    /// As [`Opener::verify_keyless`]; `Corrupt` where it does not describe a repository.
+    pub fn read(bytes: &[u8], trust: &Arc<Trust>) -> Result<Genesis> {
+        let name = genesis_name();
+        // The id is needed to verify the object, and only the object knows it.
+        let id = verify_document(&name, header_document(&name, bytes)?, trust)?.repository()?;
+        let header = Opener::new(id, Vec::new(), Arc::clone(trust)).verify_keyless(&name, bytes)?;
+        let members: Members = header.parse().during(|| format!("read {name}"))?;
+        let mode = match &header.seal {
+            Seal::None => SealMode::None,
+            Seal::Age { .. } if members.recipients.is_empty() => {
+                return Err(undescribed("it is sealed, yet names no recipient"));
             }
-        }
+            Seal::Age { .. } => SealMode::Age(members.recipients),
+        };
+        Ok(Genesis {
+            id,
+            reuse_horizon: SignedDuration::from_secs(members.reuse_horizon_seconds),
+            mode,
+            signers: members.signers,
+            by: header.signer,
+        })
     }
+}
+
+/// The naming key in the bytes of `control/genesis`.
+///
+/// # Errors
+/// As [`Opener::open_object`]; `Corrupt` where there is none.
+pub fn open_naming_key(opener: &Opener, bytes: &[u8]) -> Result<NamingKey> {
+    let (_, contents) = opener.open_object(&genesis_name(), bytes, Kind::Genesis)?;
+    let content: Content = serde_json::from_slice(&zeroize::Zeroizing::new(contents.concat()))
+        .map_err(|_| undescribed("its body is not what it should be"))?;
+    NamingKey::from_hex(&content.naming_key).ok_or_else(|| undescribed("its naming key is not one"))
+}
+
+fn undescribed(why: &str) -> Error {
+    Error::corrupt(format!("{} does not describe a repository", genesis_name())).detail(why)
 }

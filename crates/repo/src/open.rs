@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use pgkeep_base::limits::{FRAME_RAW_BYTES_MAX, HEADER_BYTES_MAX};
-use pgkeep_base::{Error, RepositoryId, Result, ResultExt};
+use pgkeep_base::{Error, ErrorKind, RepositoryId, Result, ResultExt};
 use pgkeep_store::ObjectName;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::frame;
 use crate::keys::{Identity, unwrap_key};
+use crate::rewrap::Rewraps;
 use crate::seal::{
     Binding, Body, Kind, LAST, MAGIC, ObjectKey, PREAMBLE_BYTES, SEALED_BYTES_MAX, SEALED_BYTES_MIN, Seal, nonce,
 };
@@ -94,6 +96,7 @@ struct Inner {
     identities: Vec<Identity>,
     trust: Arc<Trust>,
     keys: Mutex<VecDeque<(blake3::Hash, ObjectKey)>>,
+    rewraps: Rewraps,
 }
 
 impl std::fmt::Debug for Opener {
@@ -116,6 +119,7 @@ impl Opener {
             identities,
             trust,
             keys,
+            rewraps: Rewraps::default(),
         }))
     }
 
@@ -228,10 +232,31 @@ impl Opener {
         Ok(header)
     }
 
-    /// The key of an object, unwrapped once and then remembered.
+    /// Further wrappings of keys, as far as they have been learned.
+    pub(crate) fn rewraps(&self) -> &Rewraps {
+        &self.0.rewraps
+    }
+
+    /// Unwraps an object's key with an identity, from its own header or from a rewrap that was learned.
     ///
     /// # Errors
     /// `Refused` where no identity fits; `Corrupt` where the wrapped key is damaged.
+    pub fn unwrap(&self, wrapped: &str) -> Result<Zeroizing<[u8; 32]>> {
+        let refused = match unwrap_key(wrapped, &self.0.identities) {
+            Err(error) if error.kind() == ErrorKind::Refused => error,
+            unwrapped => return unwrapped,
+        };
+        let further = self.0.rewraps.wrappings_of(wrapped);
+        let opened = further
+            .iter()
+            .find_map(|again| unwrap_key(again, &self.0.identities).ok());
+        opened.ok_or(refused)
+    }
+
+    /// The key of an object, unwrapped once and then remembered.
+    ///
+    /// # Errors
+    /// As [`Opener::unwrap`].
     pub fn key_for(&self, seal: &Seal) -> Result<ObjectKey> {
         let Seal::Age { key: wrapped } = seal else {
             return Ok(ObjectKey::unsealed());
@@ -245,7 +270,7 @@ impl Opener {
         if let Some(key) = known(&self.0.keys.lock().expect("nobody panics with this lock")) {
             return Ok(key);
         }
-        let key = ObjectKey::aes(&*unwrap_key(wrapped, &self.0.identities)?);
+        let key = ObjectKey::aes(&*self.unwrap(wrapped)?);
         let mut keys = self.0.keys.lock().expect("nobody panics with this lock");
         if keys.len() == KEYS_CACHED {
             keys.pop_front();

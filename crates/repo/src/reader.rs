@@ -16,7 +16,7 @@ use pgkeep_store::{ObjectName, Store};
 pub use chunks::{ChunkSource, Fetch};
 pub use entries::EntryStream;
 
-use crate::fetch::find_copy;
+use crate::fetch::{find_copy, open_copy};
 use crate::head::{Head, ObjectHash, VerifiedHead};
 use crate::lineage::Lineage;
 use crate::manifest::{Content, Entry, Extent, FileSpan, ManifestIndex, Source, extents, parse_block};
@@ -78,7 +78,7 @@ async fn read_named(
                 .detail(format!("{} bytes, where 256 MiB are the most that is read", hash.bytes)),
         );
     }
-    let found = find_copy(stores, name, hash.bytes, |bytes| {
+    let found = open_copy(stores, opener, name, hash.bytes, |bytes| {
         hash.check(name, &bytes)?;
         opener.open_object(name, &bytes, kind).map(|(_, frames)| frames)
     });

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Span, SpanTotal, Unit};
+use jiff::{SignedDuration, Span, SpanTotal, Timestamp, Unit};
 use pgkeep_base::{Clock, Error, RepositoryId, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -43,6 +43,18 @@ pub struct RepositoryFile {
     pub mode: SealMode,
     /// Trusted signers.
     pub signers: Vec<Fingerprint>,
+    /// Signers that this installation has withdrawn: they have no say in who else is trusted.
+    pub withdrawn: Vec<Withdrawn>,
+}
+
+/// A signer that is no longer believed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawn {
+    /// Who.
+    pub signer: Fingerprint,
+    /// From when on: its documents that bear this time or a later one, or none.
+    pub from: Timestamp,
 }
 
 /// 32 secret bytes. Cleared from memory when dropped.
@@ -87,6 +99,8 @@ struct Text {
     recipients: Vec<Recipient>,
     #[serde(default)]
     signers: Vec<Fingerprint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    withdrawn: Vec<Withdrawn>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq, Eq)]
@@ -107,6 +121,7 @@ impl RepositoryFile {
             reuse_horizon: REUSE_HORIZON,
             mode,
             signers,
+            withdrawn: Vec::new(),
         })
     }
 
@@ -148,6 +163,7 @@ impl RepositoryFile {
             reuse_horizon,
             mode,
             signers: text.signers,
+            withdrawn: text.withdrawn,
         })
     }
 
@@ -165,6 +181,7 @@ impl RepositoryFile {
             encryption,
             recipients,
             signers: self.signers.clone(),
+            withdrawn: self.withdrawn.clone(),
         };
         let text = toml::to_string_pretty(&text).map(Zeroizing::new);
         let text = text.map_err(|source| Error::internal("could not write a repository file").source(source))?;
@@ -183,6 +200,53 @@ impl RepositoryFile {
         RepositoryFile::parse(&text).during(|| format!("read {}", path.display()))
     }
 
+    /// Changes the file at `path`, in one step: who reads it sees all of the change or nothing. It keeps its owner and
+    /// mode, and is left alone where `change` says that there is nothing to change, which is what this returns.
+    ///
+    /// # Errors
+    /// Those of [`RepositoryFile::load`]; `Conflict` where somebody else changed the file meanwhile; `Io`.
+    pub fn update(path: &Path, change: impl FnOnce(&mut RepositoryFile) -> bool) -> Result<bool> {
+        let before = secretfile::read(path)?;
+        let mut file = RepositoryFile::parse(&before).during(|| format!("read {}", path.display()))?;
+        let (id, naming_key) = (file.id, file.naming_key.clone());
+        if !change(&mut file) {
+            return Ok(false);
+        }
+        assert!(
+            file.id == id && file.naming_key == naming_key,
+            "these two are never changed"
+        );
+        let text = file.to_text()?;
+        RepositoryFile::parse(&text).during(|| "check the repository file before it is written")?;
+        secretfile::replace(path, &before, &text)?;
+        Ok(true)
+    }
+
+    /// Trusts a signer, also one that was withdrawn here; true if that changes anything.
+    pub fn trust_signer(&mut self, signer: Fingerprint) -> bool {
+        let before = (self.signers.len(), self.withdrawn.len());
+        self.withdrawn.retain(|withdrawn| withdrawn.signer != signer);
+        if !self.signers.contains(&signer) {
+            self.signers.push(signer);
+        }
+        before != (self.signers.len(), self.withdrawn.len())
+    }
+
+    /// Withdraws a signer for what bears this time or a later one; true if that changes anything.
+    pub fn withdraw_signer(&mut self, signer: Fingerprint, from: Timestamp) -> bool {
+        match self.withdrawn.iter_mut().find(|withdrawn| withdrawn.signer == signer) {
+            Some(known) if known.from <= from => false,
+            Some(known) => {
+                known.from = from;
+                true
+            }
+            None => {
+                self.withdrawn.push(Withdrawn { signer, from });
+                true
+            }
+        }
+    }
+
     /// Writes a new file with mode 0600; never replaces one.
     ///
     /// # Errors
@@ -196,9 +260,13 @@ impl RepositoryFile {
         WalNaming::new(*self.naming_key.0)
     }
 
-    /// Trusts the file's signers and `more`, such as those of the configuration.
+    /// Trusts the file's signers and `more`, such as those of the configuration, but for those that it withdraws.
     pub fn trust(&self, more: impl IntoIterator<Item = Fingerprint>) -> Trust {
-        Trust::new(self.signers.iter().cloned().chain(more))
+        let mut trust = Trust::new(self.signers.iter().cloned().chain(more));
+        for withdrawn in &self.withdrawn {
+            trust.withdraw(&withdrawn.signer, withdrawn.from);
+        }
+        trust
     }
 
     /// Writes to this repository as the host that has `key`.
@@ -268,6 +336,43 @@ mod tests {
             );
             assert!(again.naming_key == file.naming_key && again.reuse_horizon == REUSE_HORIZON);
         }
+    }
+
+    #[test]
+    fn a_change_keeps_everything_else_and_the_files_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("repository.toml");
+        let before = file();
+        before.create(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let link = directory.path().join("link.toml");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let new = SigningKey::generate().unwrap().fingerprint();
+        let from: Timestamp = "2026-11-20T12:00:00.5Z".parse().unwrap();
+        let change = |file: &mut RepositoryFile| {
+            file.trust_signer(new.clone()) | file.withdraw_signer(before.signers[0].clone(), from)
+        };
+        assert!(RepositoryFile::update(&link, change).unwrap());
+        let after = RepositoryFile::load(&path).unwrap();
+        assert_eq!(after.signers, [before.signers[0].clone(), new.clone()]);
+        assert_eq!((after.withdrawn[0].from, after.withdrawn.len()), (from, 1));
+        assert!(after.id == before.id && after.naming_key == before.naming_key && after.mode == before.mode);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(link.is_symlink(), "a link stays one");
+        assert!(
+            !RepositoryFile::update(&path, change).unwrap(),
+            "nothing is left to change"
+        );
+        let trust = after.trust([]);
+        assert!(trust.trusts(&new, None) && !trust.trusts(&before.signers[0], Some(from)));
+        assert!(RepositoryFile::update(&path, |file| file.trust_signer(before.signers[0].clone())).unwrap());
+        assert!(RepositoryFile::load(&path).unwrap().withdrawn.is_empty());
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            2,
+            "no temporary file is left"
+        );
     }
 
     #[test]

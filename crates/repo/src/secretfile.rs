@@ -1,9 +1,9 @@
 //! Files that only their owner may read: repository file, signing key, identity.
 //!
 //! Invariant: such a file has mode 0600 from its first byte on, is on disk before anyone is told so, and an existing
-//! one is never replaced: a lost naming key or identity can't be made again.
+//! one is replaced only by whoever says what was in it: a lost naming key or identity can't be made again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -42,13 +42,52 @@ pub fn create(path: &Path, text: &str) -> Result<()> {
         }
         result => result.during(during)?,
     }
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .during(during)
+    sync_directory(path).during(during)
+}
+
+/// Replaces a file that holds `before`, in one step and durably. It keeps its owner, group and mode.
+///
+/// # Errors
+/// `Conflict` where it holds something else by now; `NotFound`; `Io`.
+pub fn replace(path: &Path, before: &str, text: &str) -> Result<()> {
+    let during = || format!("write {}", path.display());
+    // A link stays one.
+    let path = &std::fs::canonicalize(path).during(during)?;
+    let metadata = std::fs::metadata(path).during(during)?;
+    if *read(path)? != before {
+        return Err(
+            Error::conflict(format!("{} was changed by somebody else", path.display()))
+                .hint("Run the command again: it reads the file anew."),
+        );
+    }
+    let temporary = temporary_name(path);
+    match std::fs::remove_file(&temporary) {
+        Err(source) if source.kind() != ErrorKind::NotFound => return Err(source).during(during),
+        _ => {}
+    }
+    let written = write_synced(&temporary, text)
+        .and_then(|()| take_after(&temporary, &metadata))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(source) = written {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(source).during(during);
+    }
+    sync_directory(path).during(during)
+}
+
+/// Gives a file the owner, group and mode of another.
+fn take_after(path: &Path, other: &Metadata) -> std::io::Result<()> {
+    let own = std::fs::metadata(path)?;
+    if (own.uid(), own.gid()) != (other.uid(), other.gid()) {
+        std::os::unix::fs::chown(path, Some(other.uid()), Some(other.gid()))?;
+    }
+    std::fs::set_permissions(path, other.permissions())?;
+    File::open(path)?.sync_all()
+}
+
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn temporary_name(path: &Path) -> PathBuf {

@@ -23,7 +23,7 @@ use crate::names;
 use key::decode_exactly;
 pub(crate) use key::fill_random;
 pub use key::{Fingerprint, SigningKey};
-pub use trust::Trust;
+pub use trust::{Trust, TrustList};
 
 /// The format that this program writes, and the largest that it reads.
 pub const FORMAT: u64 = 1;
@@ -52,6 +52,11 @@ impl Verified {
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(Value::Object(self.payload.clone()))
             .map_err(|source| Error::corrupt("a signed document lacks what it should say").source(source))
+    }
+
+    /// When the document says that it was written.
+    pub fn time(&self) -> Option<Timestamp> {
+        time_of(&self.payload)
     }
 
     /// The repository that the document says it is of.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgkeep_base::{BackupId, Result, failpoint};
+use pgkeep_base::{BackupId, ErrorKind, Result, failpoint};
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
 use pgkeep_repo::lease::seal_lease;
 
@@ -16,6 +16,7 @@ use super::gather::gather;
 use super::lock::BackupLock;
 use super::upload::Places;
 use super::{BackedUp, BackupPlan};
+use crate::controls::{Stale, stale_recipients};
 use crate::engine::Engine;
 use crate::state::{Run, RunOutcome};
 
@@ -57,6 +58,7 @@ pub async fn run(engine: &Engine, plan: BackupPlan) -> Result<BackedUp> {
 async fn locked(engine: &Engine, plan: BackupPlan, id: BackupId, started_at: Timestamp) -> Result<BackedUp> {
     let state = engine.state()?;
     let reuse_directory = state.reuse_directory(&plan.lineage)?;
+    tell_stale(engine).await;
     let mut context = Context {
         engine: engine.clone(),
         state,
@@ -86,6 +88,17 @@ async fn locked(engine: &Engine, plan: BackupPlan, id: BackupId, started_at: Tim
     failpoint::at("engine.backup.started")?;
     let copied = gather(&mut context, &session, plan.data_dir, plan.jobs).await?;
     finish(context, session, copied).await
+}
+
+/// Warns where this host's repository file names other recipients than the repository; a writer that may not look can't
+/// know.
+async fn tell_stale(engine: &Engine) {
+    match stale_recipients(engine).await {
+        Ok(Some(stale)) => engine.warn(format!("{stale}. {}", Stale::HINT)),
+        Ok(None) => {}
+        Err(error) if error.kind() == ErrorKind::Denied => {}
+        Err(error) => engine.note(format!("whether the recipients have changed is not known: {error}")),
+    }
 }
 
 async fn write_lease(context: &Context) -> Result<()> {

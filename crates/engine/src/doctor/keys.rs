@@ -5,41 +5,57 @@
 use std::time::Duration;
 
 use pgkeep_base::{Error, Result};
-use pgkeep_repo::genesis::{GENESIS_BYTES_MAX, genesis_name};
 use pgkeep_repo::keys::Recipient;
-use pgkeep_repo::seal::{Kind, SealMode};
-use pgkeep_repo::sign::Fingerprint;
+use pgkeep_repo::seal::SealMode;
+use pgkeep_repo::sign::{Fingerprint, TrustList};
 
 use super::ask::Asked;
 use super::findings::{Findings, Verdict};
 use super::{Context, PrivateFile};
+use crate::controls::{Stale, stale_recipients};
 use crate::engine::Engine;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Opens the genesis with the identities at hand; `None` without any.
-pub async fn ask(engine: &Engine) -> Option<Result<()>> {
-    if !engine.opener().has_identity() {
-        return None;
-    }
-    let name = genesis_name();
-    let stores = engine.stores();
-    let reading = pgkeep_repo::fetch::read_object(&stores, engine.opener(), &name, Kind::Genesis, GENESIS_BYTES_MAX);
-    Some(match tokio::time::timeout(PATIENCE, reading).await {
-        Ok(read) => read.map(|_| ()).map_err(|why| why.into_error(&name)),
-        Err(_) => Err(Error::unavailable(format!(
+/// What the repository says of keys.
+#[derive(Debug)]
+pub struct Told {
+    /// Whether the identities at hand open the test object; `None` without any.
+    opened: Option<Result<()>>,
+    /// Who is trusted.
+    trusted: Result<TrustList>,
+    /// Whether this host seals to others than the repository says.
+    stale: Result<Option<Stale>>,
+}
+
+/// Asks the repository.
+pub async fn ask(engine: &Engine) -> Told {
+    let trusted = in_time(async { engine.controls().await.map(|controls| controls.vouched.clone()) }).await;
+    let stale = in_time(stale_recipients(engine)).await;
+    let opened = match engine.has_identity() {
+        true => Some(in_time(crate::keys::opens_test_object(engine)).await),
+        false => None,
+    };
+    Told { opened, trusted, stale }
+}
+
+async fn in_time<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
+    let silent = || {
+        Err(Error::unavailable(format!(
             "no repository answered within {} s",
             PATIENCE.as_secs()
-        ))),
-    })
+        )))
+    };
+    let answer = tokio::time::timeout(PATIENCE, asking).await;
+    answer.unwrap_or_else(|_| silent())
 }
 
 /// Judges keys.
-pub fn check(engine: &Engine, context: &Context, opened: Option<Result<()>>, asked: &[Asked], findings: &mut Findings) {
+pub fn check(engine: &Engine, context: &Context, told: Told, asked: &[Asked], findings: &mut Findings) {
     let setup = engine.setup();
     let mode = &setup.repository.mode;
     findings.put("encryption-mode", judge_encryption(mode));
-    findings.put("recipients", judge_recipients(mode));
+    findings.put("recipients", judge_recipients(mode, told.stale));
     findings.put("repository-file", judge_repository_file(&context.repository_file));
     findings.put("signing-key", judge_signing_key(&context.signing_key_file));
     let own = context
@@ -49,7 +65,12 @@ pub fn check(engine: &Engine, context: &Context, opened: Option<Result<()>>, ask
         .then(|| setup.signing_key.fingerprint());
     findings.put(
         "signer-trusted",
-        judge_signer(own.as_ref(), &setup.repository.signers, &setup.signers),
+        judge_signer(
+            own.as_ref(),
+            &setup.repository.signers,
+            &setup.signers,
+            told.trusted.as_ref().ok(),
+        ),
     );
     if context.identity_files.is_empty() {
         findings.put("identity-file", Verdict::skip("no identity file is configured"));
@@ -58,7 +79,7 @@ pub fn check(engine: &Engine, context: &Context, opened: Option<Result<()>>, ask
         findings.put("identity-file", judge_identity_file(file));
     }
     let held: Vec<Recipient> = setup.identities.iter().map(|identity| identity.recipient()).collect();
-    findings.put("identity-opens", judge_opens(mode, &held, opened));
+    findings.put("identity-opens", judge_opens(mode, &held, told.opened));
     let database_here = asked
         .iter()
         .find(|one| one.here().is_some())
@@ -81,13 +102,17 @@ fn judge_encryption(mode: &SealMode) -> Verdict {
     }
 }
 
-fn judge_recipients(mode: &SealMode) -> Verdict {
+fn judge_recipients(mode: &SealMode, stale: Result<Option<Stale>>) -> Verdict {
+    // A writer that may not look can't know; `signer-trusted` and `repository-ours` say so.
+    if let Ok(Some(stale)) = stale {
+        return Verdict::fail(stale.to_string(), Stale::HINT);
+    }
     match mode {
         SealMode::None => Verdict::skip("nothing is sealed"),
         SealMode::Age(recipients) => match recipients.len() {
             1 => Verdict::warn(
                 "one recipient: if its identity is lost, so is everything",
-                "pgkeep keys new second.txt; keep it offline, and add its recipient to `recipients` of the repository file and of [encryption]",
+                "pgkeep keys new second.txt; keep it offline, add its recipient to `recipients` below [encryption], then run `pgkeep keys rotate`",
             ),
             number => Verdict::pass(format!("{number} recipients")),
         },
@@ -121,10 +146,21 @@ fn judge_signing_key(file: &PrivateFile) -> Verdict {
     }
 }
 
-fn judge_signer(own: Option<&Fingerprint>, by_file: &[Fingerprint], by_configuration: &[Fingerprint]) -> Verdict {
+fn judge_signer(
+    own: Option<&Fingerprint>,
+    by_file: &[Fingerprint],
+    by_configuration: &[Fingerprint],
+    trusted: Option<&TrustList>,
+) -> Verdict {
     let Some(own) = own else {
         return Verdict::skip("this host has not signed anything yet");
     };
+    if let Some(from) = trusted.and_then(|list| list.withdrawn.get(own)) {
+        return Verdict::fail(
+            format!("{own}, which signs what this host writes, was withdrawn from {from} on: nobody restores it"),
+            "Move `signing.key` away, so that this host makes a new key, and enrol that one elsewhere: `pgkeep keys trust`.",
+        );
+    }
     if by_file.contains(own) {
         return Verdict::pass(format!("the repository file trusts {own}"));
     }
@@ -133,9 +169,12 @@ fn judge_signer(own: Option<&Fingerprint>, by_file: &[Fingerprint], by_configura
             "this configuration trusts {own}; other hosts need it in theirs, too"
         ));
     }
+    if trusted.is_some_and(|list| list.signers.contains(own)) {
+        return Verdict::pass(format!("a control object of the repository enrols {own}"));
+    }
     Verdict::warn(
         format!("nobody is told to trust {own}, which signs what this host writes: other hosts refuse to restore it"),
-        format!("On the other hosts: `signers = [\"{own}\"]` below [encryption], or in the repository file."),
+        format!("On a host that is trusted: `pgkeep keys trust {own}`."),
     )
 }
 
@@ -160,6 +199,12 @@ fn judge_opens(mode: &SealMode, held: &[Recipient], opened: Option<Result<()>>) 
     };
     if !held.iter().any(|recipient| recipients.contains(recipient)) {
         let held = held.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if let Ok(()) = opened {
+            return Verdict::warn(
+                format!("the identity is that of {held}: it opens what was sealed before the recipients changed"),
+                "Name the identity of a recipient of now, too; `pgkeep keys list` shows them.",
+            );
+        }
         return Verdict::fail(
             format!(
                 "the identity is that of {held}, and nothing is sealed to it: `pgkeep keys list` shows the recipients"
@@ -231,9 +276,12 @@ mod tests {
     #[test]
     fn one_recipient_and_no_encryption_are_advice() {
         let recipient = || Identity::generate().recipient();
-        assert_eq!(judge_recipients(&SealMode::Age(vec![recipient()])).status, Status::Warn);
         assert_eq!(
-            judge_recipients(&SealMode::Age(vec![recipient(), recipient()])).status,
+            judge_recipients(&SealMode::Age(vec![recipient()]), Ok(None)).status,
+            Status::Warn
+        );
+        assert_eq!(
+            judge_recipients(&SealMode::Age(vec![recipient(), recipient()]), Ok(None)).status,
             Status::Pass
         );
         assert_eq!(judge_encryption(&SealMode::None).status, Status::Warn);
@@ -253,12 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_of_somebody_else_fails_before_anything_is_opened() {
+    fn an_identity_of_somebody_else_fails_and_one_of_before_is_told() {
         let (ours, other) = (Identity::generate().recipient(), Identity::generate().recipient());
         let sealed = SealMode::Age(vec![ours.clone()]);
         let status = |held: &[Recipient], opened| judge_opens(&sealed, held, opened).status;
         assert_eq!(status(&[], None), Status::Skip);
-        assert_eq!(status(&[other], Some(Ok(()))), Status::Fail);
+        assert_eq!(
+            status(
+                std::slice::from_ref(&other),
+                Some(Err(Error::refused("no identity fits")))
+            ),
+            Status::Fail
+        );
+        assert_eq!(status(&[other], Some(Ok(()))), Status::Warn, "of a recipient of before");
         assert_eq!(status(std::slice::from_ref(&ours), Some(Ok(()))), Status::Pass);
         assert_eq!(
             status(
@@ -276,16 +331,20 @@ mod tests {
     #[test]
     fn a_signer_that_nobody_is_told_to_trust_is_named() {
         let own = SigningKey::generate().unwrap().fingerprint();
-        assert_eq!(judge_signer(None, &[], &[]).status, Status::Skip);
-        assert_eq!(
-            judge_signer(Some(&own), std::slice::from_ref(&own), &[]).status,
-            Status::Pass
-        );
-        assert_eq!(
-            judge_signer(Some(&own), &[], std::slice::from_ref(&own)).status,
-            Status::Pass
-        );
-        let unknown = judge_signer(Some(&own), &[], &[]);
+        let status = |own: Option<&Fingerprint>, file: &[Fingerprint], configured: &[Fingerprint]| {
+            judge_signer(own, file, configured, None).status
+        };
+        assert_eq!(status(None, &[], &[]), Status::Skip);
+        assert_eq!(status(Some(&own), std::slice::from_ref(&own), &[]), Status::Pass);
+        assert_eq!(status(Some(&own), &[], std::slice::from_ref(&own)), Status::Pass);
+        let mut list = TrustList::default();
+        list.signers.insert(own.clone());
+        let enrolled = |list: &TrustList| judge_signer(Some(&own), &[], &[], Some(list)).status;
+        assert_eq!(enrolled(&list), Status::Pass);
+        list.withdrawn
+            .insert(own.clone(), "2026-11-20T12:00:00Z".parse().unwrap());
+        assert_eq!(enrolled(&list), Status::Fail);
+        let unknown = judge_signer(Some(&own), &[], &[], None);
         assert!(unknown.status == Status::Warn && unknown.fix.contains(&own.to_string()));
     }
 }

@@ -202,7 +202,7 @@ fn judge_reachable(place: &Place, genesis: &Result<Bytes>) -> Verdict {
 fn judge_ours(engine: &Engine, place: &Place, genesis: &Result<Bytes>) -> Verdict {
     let create = format!("pgkeep repository create {}", place.name);
     match genesis {
-        Ok(bytes) => match engine.opener().verify_keyless(&genesis_name(), bytes) {
+        Ok(bytes) => match engine.opener_of_file().verify_keyless(&genesis_name(), bytes) {
             Ok(_) => Verdict::pass(format!("repository {}", engine.setup().repository.id)),
             Err(error) => Verdict::broken(&error, "Use that repository's own `repository.toml`, or another place."),
         },

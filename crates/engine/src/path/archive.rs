@@ -151,7 +151,13 @@ impl Archive {
     /// What the header of a content says of its records; `None` where it can't be read, or says nothing.
     pub async fn facts(&self, engine: &Engine, segment: WalSegment, content: &Content) -> Option<WalFacts> {
         let name = self.object_name(&segment, content).ok()?;
-        let header = read_wal_header(&engine.stores(), engine.opener(), &name, Some(content.bytes)).await;
+        let header = read_wal_header(
+            &engine.stores(),
+            engine.opener().await.ok()?,
+            &name,
+            Some(content.bytes),
+        )
+        .await;
         header.ok()?.facts
     }
 
@@ -284,12 +290,12 @@ pub(crate) async fn read_history(
     timeline: TimelineId,
     name: &ObjectName,
 ) -> Result<TimelineHistory> {
-    let header = read_wal_header(stores, engine.opener(), name, None).await;
+    let header = read_wal_header(stores, engine.opener().await?, name, None).await;
     let header = header.map_err(|why| why.into_error(name))?;
     if let Some(text) = header.history {
         return TimelineHistory::parse(timeline, text.as_bytes());
     }
-    let opened = open_wal(stores, engine.opener(), engine.naming(), name).await;
+    let opened = open_wal(stores, engine.opener().await?, engine.naming(), name).await;
     let (_, content) = opened.map_err(|why: Unread| why.into_error(name))?;
     TimelineHistory::parse(timeline, &content)
 }

@@ -101,7 +101,7 @@ async fn open(
     content: &Content,
 ) -> Result<Result<Chosen>> {
     let name = archive.object_name(&segment, content)?;
-    match open_wal(stores, engine.opener(), engine.naming(), &name).await {
+    match open_wal(stores, engine.opener().await?, engine.naming(), &name).await {
         Ok((header, bytes)) => Ok(Ok(Chosen {
             hash: content.hash.clone(),
             holder: content.holder,
@@ -123,7 +123,7 @@ pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegme
     let mut best: Option<WalFacts> = None;
     for content in archive.contents(segment.timeline, segment.number) {
         let name = archive.object_name(&segment, content)?;
-        let header = read_wal_header(&engine.stores(), engine.opener(), &name, Some(content.bytes)).await;
+        let header = read_wal_header(&engine.stores(), engine.opener().await?, &name, Some(content.bytes)).await;
         let Some(facts) = header.ok().and_then(|header| header.facts) else {
             continue;
         };

@@ -8,6 +8,7 @@ use pgkeep_base::{Error, PgMajor, RecoveryTarget, Result};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::reader::BackupReader;
+use pgkeep_repo::sign::TrustList;
 
 use super::layout::{self, Layout, TargetState};
 use super::left_behind::{LeftBehind, left_behind};
@@ -78,7 +79,8 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
     let resolved = aim_at_stop(engine, &archive, &backups, &asked, resolved).await?;
 
     let backup = resolved.backup.clone();
-    let reader = BackupReader::of_head(engine.stores(), engine.opener().clone(), backup.verified.clone()).await?;
+    let reader =
+        BackupReader::of_head(engine.stores(), engine.opener().await?.clone(), backup.verified.clone()).await?;
     refuse_incomplete(engine, &backup).await?;
     let layout = layout::plan(
         &request.into,
@@ -95,7 +97,8 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
     let notes = notes(&catalogue, &lineage, &archive, &resolved, &left_behind);
     let why = why(&resolved, &request);
     let wal_bytes = resolved.walked.map.len() * archive.segment_size.bytes();
-    let recovery = (!request.standby).then(|| recovery_plan(&archive, &resolved));
+    let trust = engine.opener().await?.trust().to_list();
+    let recovery = (!request.standby).then(|| recovery_plan(&archive, &resolved, trust));
     let (stop, last_finished) = (resolved.stop, resolved.walked.search.last_finished());
     Ok(RestorePlan {
         lineage,
@@ -132,7 +135,7 @@ async fn refuse_incomplete(engine: &Engine, backup: &Backup) -> Result<()> {
 }
 
 fn need_identity(engine: &Engine) -> Result<()> {
-    if engine.opener().has_identity() || engine.sealer().recipients().is_empty() {
+    if engine.has_identity() || engine.sealer().recipients().is_empty() {
         return Ok(());
     }
     Err(Error::refused("there is no identity, so nothing can be decrypted")
@@ -211,7 +214,7 @@ async fn aim_at_stop<'a>(
     })
 }
 
-fn recovery_plan(archive: &Archive, resolved: &Resolved<'_>) -> RecoveryPlan {
+fn recovery_plan(archive: &Archive, resolved: &Resolved<'_>, trust: TrustList) -> RecoveryPlan {
     let lineage = archive.lineage.clone();
     let id = resolved.backup.head().id.clone();
     let mut plan = RecoveryPlan::new(
@@ -227,6 +230,7 @@ fn recovery_plan(archive: &Archive, resolved: &Resolved<'_>) -> RecoveryPlan {
         .map(|history| (history.timeline(), history.format()))
         .collect();
     plan.unexplained = archive.tree.unexplained().collect();
+    plan.trust = Some(trust);
     plan
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use pgkeep_base::{BackupId, Error, Lsn, Result, ResultExt, TimelineId, failpoint};
 use pgkeep_pg::settings::{BlockState, Purpose, find_block, read_auto_conf};
 use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::sign::TrustList;
 
 use crate::wal::map::SegmentMap;
 
@@ -35,6 +36,9 @@ pub struct RecoveryPlan {
     pub histories: BTreeMap<TimelineId, String>,
     /// Timelines of which something exists but no history can be had.
     pub unexplained: Vec<TimelineId>,
+    /// Who was trusted when the plan was made; absent in plans of earlier programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustList>,
 }
 
 impl RecoveryPlan {
@@ -56,6 +60,7 @@ impl RecoveryPlan {
             segments,
             histories,
             unexplained,
+            trust: None,
         }
     }
 

@@ -118,6 +118,9 @@ fn conclude(asked: Asked, finding: Finding) -> Fetched {
 }
 
 async fn planned(engine: &Engine, request: &FetchRequest, file: &WalFile, plan: &RecoveryPlan) -> Result<Fetched> {
+    // The plan was made by walking these very contents: who was trusted then need not be asked for each file.
+    let trusting = plan.trust.clone().map(|list| engine.trusting(list));
+    let engine = trusting.as_ref().unwrap_or(engine);
     let lookup = Lookup::new(engine, plan.lineage.clone(), &request.working_directory);
     if let WalFile::History(timeline) = file {
         if let Some(text) = plan.histories.get(timeline) {
@@ -304,9 +307,11 @@ async fn serve(lookup: &Lookup<'_>, request: &FetchRequest, name: &ObjectName) -
     };
     let engine = lookup.engine();
     let stores = engine.stores();
-    let written = open_wal_to(&stores, engine.opener(), engine.naming(), name, |bytes| {
-        delivery.write(bytes)
-    });
+    let opener = match engine.opener().await {
+        Ok(opener) => opener,
+        Err(error) => return Finding::from_error(error),
+    };
+    let written = open_wal_to(&stores, opener, engine.naming(), name, |bytes| delivery.write(bytes));
     match written.await {
         Ok(_) => delivery.finish().map_or_else(undelivered, |()| Finding::good()),
         Err(why) => Finding::unread(why, name),

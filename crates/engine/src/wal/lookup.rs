@@ -125,9 +125,10 @@ impl<'a> Lookup<'a> {
     /// Of several contents the one that is the longer tail of all others, by their facts.
     async fn longest(&self, file: &WalFile, names: Vec<ObjectName>) -> Result<ObjectName> {
         let stores = self.engine.stores();
+        let opener = self.engine.opener().await?;
         let mut best: Option<(ObjectName, WalFacts)> = None;
         for name in names {
-            let header = read_wal_header(&stores, self.engine.opener(), &name, None)
+            let header = read_wal_header(&stores, opener, &name, None)
                 .await
                 .map_err(|why| why.into_error(&name))?;
             let facts = header.facts.ok_or_else(|| contradiction(file))?;

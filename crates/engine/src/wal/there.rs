@@ -126,8 +126,11 @@ impl<'a> There<'a> {
     async fn relation(&self, place: &Place, file: &WalFile, hash: &str, facts: &WalFacts) -> Result<Relation> {
         let name = object_name(&self.lineage.cluster, self.lineage.system_identifier, file, hash)?;
         let stores = [place.store.clone()];
-        let header = read_wal_header(&stores, self.engine.opener(), &name, None).await;
         // What can't be read proves nothing.
+        let Ok(opener) = self.engine.opener().await else {
+            return Ok(Relation::Unknown);
+        };
+        let header = read_wal_header(&stores, opener, &name, None).await;
         let theirs = header.ok().and_then(|header| header.facts);
         Ok(theirs.map_or(Relation::Unknown, |theirs| compare(&theirs, facts)))
     }

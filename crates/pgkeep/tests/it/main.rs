@@ -21,6 +21,7 @@ mod faults;
 mod fetch_judged;
 mod fetch_table;
 mod golden;
+mod keys;
 mod life;
 mod lost_host;
 mod made_tablespaces;
@@ -38,6 +39,7 @@ mod status;
 mod stores;
 mod targets;
 mod timelines;
+mod trust;
 mod unreachable;
 mod writer;
 

@@ -15,6 +15,7 @@ use crate::fetch::{Search, Unread};
 use crate::manifest::Chunk;
 use crate::open::Opener;
 use crate::packlist::{PackInfo, PackList};
+use crate::rewrap::with_rewraps;
 use crate::seal::ObjectKey;
 
 /// Chunks of one pack with no more than this between them are read at once.
@@ -178,7 +179,7 @@ impl ChunkSource {
     /// Dropping the future is safe at any time.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Vec<Vec<u8>>> {
         let (number, pack) = self.pack(&fetch.chunks[0].pack)?;
-        let key = self.key(number, pack)?;
+        let key = self.key(number, pack).await?;
         let range = pack.object_offset(fetch.range.start)..pack.object_offset(fetch.range.end);
         let name = pack.name.clone();
         let fetch = Arc::new(fetch);
@@ -208,16 +209,14 @@ impl ChunkSource {
         Err(lost(search.give_up(), &name).during(what))
     }
 
-    fn key(&self, number: usize, pack: &PackInfo) -> Result<ObjectKey> {
+    async fn key(&self, number: usize, pack: &PackInfo) -> Result<ObjectKey> {
         let slot = &self.0.keys[number];
         if let Some(key) = slot.get() {
             return Ok(key.clone());
         }
-        let key = self
-            .0
-            .opener
-            .key_for(&pack.seal())
-            .during(|| format!("open {}", pack.name))?;
+        let (seal, opener) = (pack.seal(), &self.0.opener);
+        let key = with_rewraps(&self.0.stores, opener, &pack.name, || opener.key_for(&seal)).await;
+        let key = key.during(|| format!("open {}", pack.name))?;
         Ok(slot.get_or_init(|| key).clone())
     }
 

@@ -1,7 +1,7 @@
 //! Whose documents are taken (docs/format.md, section 2).
 //!
 //! Invariant: a signer is believed only if it was named from outside the store, or enrolled by one that is believed
-//! (`control::enrol_signers`); "accept any" lets documents pass but makes nobody trusted.
+//! (`control::signers`); "accept any" lets documents pass but makes nobody trusted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -11,6 +11,15 @@ use pgkeep_base::{Error, Result};
 use pgkeep_store::ObjectName;
 
 use super::Fingerprint;
+
+/// Trusted and withdrawn signers, as plain data.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct TrustList {
+    /// Trusted signers, also the withdrawn ones.
+    pub signers: BTreeSet<Fingerprint>,
+    /// From when on a signer is no longer believed.
+    pub withdrawn: BTreeMap<Fingerprint, Timestamp>,
+}
 
 /// Whose documents are taken.
 #[derive(Debug, Default)]
@@ -36,6 +45,23 @@ impl Trust {
     pub fn accept_any(mut self) -> Trust {
         self.accept_any = true;
         self
+    }
+
+    /// Whom it trusts and withdraws, as plain data: what a recovery plan takes along.
+    pub fn to_list(&self) -> TrustList {
+        TrustList {
+            signers: self.signers.clone(),
+            withdrawn: self.withdrawn.clone(),
+        }
+    }
+
+    /// Trusts whom a list says.
+    pub fn of_list(list: TrustList) -> Trust {
+        Trust {
+            signers: list.signers,
+            withdrawn: list.withdrawn,
+            ..Trust::default()
+        }
     }
 
     /// Enrols a signer. One that was withdrawn stays so.
@@ -65,6 +91,11 @@ impl Trust {
         self.withdrawn.get(signer).copied()
     }
 
+    /// The withdrawn signers, and from when on each is no longer believed.
+    pub fn withdrawn(&self) -> impl Iterator<Item = (&Fingerprint, Timestamp)> {
+        self.withdrawn.iter().map(|(signer, from)| (signer, *from))
+    }
+
     /// The untrusted signers that `accept_any` let pass so far.
     pub fn accepted(&self) -> Vec<Fingerprint> {
         self.accepted
@@ -86,14 +117,19 @@ impl Trust {
                 .insert(signer.clone());
             return Ok(false);
         }
-        let why = if self.signers.contains(signer) {
-            "was withdrawn"
-        } else {
-            "is not trusted"
-        };
-        Err(Error::refused(format!("{name} is signed by {signer}, which {why}")).hint(
-            "If that host is yours, add the fingerprint to `signers` under [encryption], or use --accept-signer once; \
-             `pgkeep keys list` shows who is trusted.",
-        ))
+        Err(self.refusal(signer, name))
+    }
+
+    fn refusal(&self, signer: &Fingerprint, name: &ObjectName) -> Error {
+        match self.withdrawn_from(signer) {
+            Some(from) => Error::refused(format!(
+                "{name} is signed by {signer}, which was withdrawn from {from} on"
+            ))
+            .hint("`pgkeep keys list` shows who withdrew it; `--accept-signer` takes what it signed nevertheless."),
+            None => Error::refused(format!("{name} is signed by {signer}, which is not trusted")).hint(format!(
+                "If that host is yours: `pgkeep keys trust {signer}` (`pgkeep keys list` shows who is trusted), or use \
+                 --accept-signer once."
+            )),
+        }
     }
 }

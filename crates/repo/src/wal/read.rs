@@ -13,14 +13,12 @@ use serde::Deserialize;
 use super::WalFacts;
 use super::digest::{WalNaming, hash_digits};
 use super::name::{WalObjectName, parse_object_name, part_name};
-use crate::fetch::{Failure, Search, Unread, find_copy};
+use crate::fetch::{Failure, Unread, open_copy, read_header_with};
 use crate::names;
-use crate::open::{Header, HeaderRead, Opener};
+use crate::open::{Header, Opener};
 use crate::seal::Kind;
 use crate::sign::Fingerprint;
 
-/// What is read first of an object of which only the header is wanted.
-const HEADER_READ_BYTES: u64 = 8 << 10;
 /// The largest WAL object or part: 64 MiB that do not compress, their frames, and a header.
 const OBJECT_BYTES_MAX: u64 = WAL_PART_BYTES + (2 << 20);
 
@@ -106,31 +104,7 @@ pub async fn read_wal_header(
     name: &ObjectName,
     object_bytes: Option<u64>,
 ) -> Result<WalHeader, Unread> {
-    let mut search = Search::new(stores, name);
-    while let Some((store, copy)) = search.next_copy() {
-        let known = if copy == *name { object_bytes } else { None };
-        match header_in(store.as_ref(), opener, &copy, known).await {
-            Ok(header) => return Ok(header),
-            Err(error) => search.failed(error),
-        }
-    }
-    Err(search.give_up())
-}
-
-async fn header_in(store: &dyn Store, opener: &Opener, copy: &ObjectName, bytes: Option<u64>) -> Result<WalHeader> {
-    let total = match bytes {
-        Some(bytes) => bytes,
-        None => store.stat(copy).await?.bytes,
-    };
-    let mut wanted = HEADER_READ_BYTES;
-    loop {
-        let first_bytes = store.read_range(copy, 0..wanted.min(total)).await?;
-        match opener.header(copy, &first_bytes)? {
-            HeaderRead::Complete(header) => return parse_wal_header(copy, &header),
-            HeaderRead::NeedMore(more) if more > wanted && more <= total => wanted = more,
-            HeaderRead::NeedMore(_) => return Err(Error::corrupt(format!("{copy} ends within its header"))),
-        }
-    }
+    read_header_with(stores, opener, name, object_bytes, parse_wal_header).await
 }
 
 /// Reads a whole file into memory.
@@ -162,7 +136,7 @@ pub async fn open_wal_to(
 ) -> Result<WalHeader, Unread> {
     let logical = names::logical(name);
     let wanted = named(&logical).map_err(|error| local(name, error))?;
-    let whole = find_copy(stores, &logical, OBJECT_BYTES_MAX, |bytes| {
+    let whole = open_copy(stores, opener, &logical, OBJECT_BYTES_MAX, |bytes| {
         let (header, frames) = opener.open_object(&logical, &bytes, Kind::Wal)?;
         let header = parse_wal_header(&logical, &header)?;
         if header.parts == 0 {
@@ -177,7 +151,7 @@ pub async fn open_wal_to(
     for number in 0..header.parts {
         let part = part_name(&logical, number);
         let open = |object: bytes::Bytes| opener.open_object(&part, &object, Kind::WalPart);
-        let (_, frames) = find_copy(stores, &part, OBJECT_BYTES_MAX, open)
+        let (_, frames) = open_copy(stores, opener, &part, OBJECT_BYTES_MAX, open)
             .await
             .map_err(|why| missing(&part, why))?;
         for frame in &frames {

@@ -214,7 +214,7 @@ impl BackupMaker<'_> {
         let engine = &self.fixture.engine;
         run(BackupReader::open(
             engine.stores(),
-            engine.opener().clone(),
+            run(engine.opener()).unwrap().clone(),
             &lineage,
             &id,
         ))

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use pgkeep_base::{Error, ErrorKind, Progress, RepositoryId, Result, ResultExt};
 use pgkeep_engine::repository::{CreatedPlace, create};
 use pgkeep_engine::{Engine, Place};
-use pgkeep_repo::fetch::find_copy;
-use pgkeep_repo::genesis::{GENESIS_BYTES_MAX, genesis_name, recover};
+use pgkeep_repo::recover::recover;
 use pgkeep_repo::repofile::RepositoryFile;
 use pgkeep_repo::seal::SealMode;
 use pgkeep_repo::sign::Trust;
@@ -204,12 +203,8 @@ fn recover_file(arguments: &Arguments, context: &Context, config: &Config) -> Re
         .into_iter()
         .map(|place| place.store)
         .collect();
-    let name = genesis_name();
-    let (identities, trust) = (assemble::read_identities(&identity)?, Arc::new(trust));
-    let read = find_copy(&stores, &name, GENESIS_BYTES_MAX, |bytes| {
-        recover(&bytes, identities.clone(), Arc::clone(&trust))
-    });
-    let (file, signer) = runtime::run(Threads::Two, async { read.await.map_err(|why| why.into_error(&name)) })?;
+    let identities = assemble::read_identities(&identity)?;
+    let (file, signer) = runtime::run(Threads::Two, recover(&stores, identities, trust))?;
     file.create(&config.repository_file)?;
     files::give_to_owner_of_directory(&config.repository_file);
     context

@@ -97,7 +97,7 @@ pub fn run(_: &Arguments, context: &Context) -> Result<Outcome> {
 async fn look(engine: &Engine, place: &Place) -> Shelf {
     let name = genesis_name();
     let read = place.store.read(&name, GENESIS_BYTES_MAX).await;
-    let (state, problem) = match read.and_then(|bytes| engine.opener().verify_keyless(&name, &bytes)) {
+    let (state, problem) = match read.and_then(|bytes| engine.opener_of_file().verify_keyless(&name, &bytes)) {
         Ok(_) => ("ok", None),
         Err(error) => {
             let state = match error.kind() {
