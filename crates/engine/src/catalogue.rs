@@ -90,7 +90,7 @@ impl Catalogue {
 /// # Errors
 /// `Unavailable` or `Denied` where a place can't be listed.
 pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Catalogue> {
-    let mut places: BTreeMap<(Lineage, BackupId), Vec<String>> = BTreeMap::new();
+    let mut heads: BTreeMap<(Lineage, BackupId), Listed> = BTreeMap::new();
     for place in engine.places() {
         let listed = list_heads(&*place.store, cluster)
             .await
@@ -103,15 +103,18 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
             }
             listed => listed?,
         };
-        for (lineage, id, whole) in found {
-            let places = places.entry((lineage, id)).or_default();
-            places.extend(whole.then(|| place.name.clone()));
+        for (lineage, id, missing) in found {
+            let listed = heads.entry((lineage, id)).or_default();
+            match missing {
+                None => listed.places.push(place.name.clone()),
+                Some(name) => listed.missing = Some(name),
+            }
         }
     }
     let opener = engine.opener().await?;
-    let reads = places
+    let reads = heads
         .into_iter()
-        .map(|((lineage, id), places)| read_head(engine, opener, lineage, id, places));
+        .map(|((lineage, id), listed)| read_head(engine, opener, lineage, id, listed));
     let read: Vec<_> = stream::iter(reads).buffered(limits::REQUESTS_IN_FLIGHT).collect().await;
     let mut catalogue = Catalogue::default();
     for result in read {
@@ -124,7 +127,18 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
     Ok(catalogue)
 }
 
-async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<Vec<(Lineage, BackupId, bool)>> {
+/// Where a head is.
+#[derive(Default)]
+struct Listed {
+    /// Places that have the manifest and the list of packs, too.
+    places: Vec<String>,
+    /// What another place lacks.
+    missing: Option<ObjectName>,
+}
+
+type Found = (Lineage, BackupId, Option<ObjectName>);
+
+async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<Vec<Found>> {
     let clusters = match cluster {
         Some(cluster) => vec![cluster.to_string()],
         None => directories(store, "backups").await?,
@@ -139,20 +153,25 @@ async fn list_heads(store: &dyn Store, cluster: Option<&ClusterName>) -> Result<
                 cluster: cluster.clone(),
                 system_identifier,
             };
-            let heads = heads_of(store, &lineage).await?;
-            found.extend(heads.into_iter().map(|(id, whole)| (lineage.clone(), id, whole)));
+            found.extend(heads_of(store, &lineage).await?);
         }
     }
     Ok(found)
 }
 
-/// The backups whose head is there; false for one whose manifest or packs object is not.
-async fn heads_of(store: &dyn Store, lineage: &Lineage) -> Result<Vec<(BackupId, bool)>> {
+/// The backups whose head is there, with the name of the manifest or packs object where that is not.
+async fn heads_of(store: &dyn Store, lineage: &Lineage) -> Result<Vec<Found>> {
     let entries = pgkeep_repo::catalogue::backups(store, lineage).await?;
     let with_head = entries.into_iter().filter(|entry| entry.head);
-    Ok(with_head
-        .map(|entry| (entry.id, entry.manifest && entry.packs))
-        .collect())
+    let found = with_head.map(|entry| {
+        let missing = match (entry.manifest, entry.packs) {
+            (false, _) => Some(lineage.manifest_name(&entry.id)),
+            (true, false) => Some(lineage.packs_name(&entry.id)),
+            (true, true) => None,
+        };
+        (lineage.clone(), entry.id, missing)
+    });
+    Ok(found.collect())
 }
 
 async fn directories(store: &dyn Store, prefix: &str) -> Result<Vec<String>> {
@@ -167,7 +186,7 @@ async fn read_head(
     opener: &Opener,
     lineage: Lineage,
     id: BackupId,
-    places: Vec<String>,
+    listed: Listed,
 ) -> std::result::Result<Backup, BadHead> {
     let name = lineage.head_name(&id);
     let check = |bytes: bytes::Bytes| {
@@ -180,12 +199,13 @@ async fn read_head(
         }
     };
     let read = find_copy(&engine.stores(), &name, limits::HEAD_BYTES_MAX, check).await;
-    let error = match read {
-        Ok(_) if places.is_empty() => {
-            Error::corrupt(format!("the manifest of backup {id}, or its list of packs, is missing"))
+    let error = match (read, listed.missing) {
+        (Ok(_), Some(missing)) if listed.places.is_empty() => Error::corrupt(format!("{missing} is missing")),
+        (Ok(verified), _) => {
+            let places = listed.places;
+            return Ok(Backup { verified, places });
         }
-        Ok(verified) => return Ok(Backup { verified, places }),
-        Err(why) => why.into_error(&name),
+        (Err(why), _) => why.into_error(&name),
     };
     Err(BadHead { lineage, id, error })
 }

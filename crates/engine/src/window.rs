@@ -296,7 +296,10 @@ impl Spans<'_> {
     fn choice(&self, history: &TimelineHistory, number: u64) -> Option<route::Choice> {
         let archive = self.archive;
         let choices = route::choices(&archive.tree, history, number, archive.segment_size);
-        let there = |choice: &route::Choice| !archive.contents(choice.segment.timeline, number).is_empty();
+        let there = |choice: &route::Choice| {
+            let timeline = choice.segment.timeline;
+            !archive.contents(timeline, number).is_empty() && !archive.is_cut(timeline, number)
+        };
         choices.into_iter().find(there)
     }
 
@@ -311,24 +314,66 @@ impl Spans<'_> {
     }
 }
 
-/// Holes in the numbers of each timeline.
+/// Holes in the numbers of each timeline; segments that were cut off are holes, also behind the last whole one.
 pub fn gaps(archive: &Archive) -> Vec<Gap> {
     let size: SegmentSize = archive.segment_size;
-    let mut found = Vec::new();
+    let mut of_timelines: BTreeMap<TimelineId, Vec<(u64, bool)>> = BTreeMap::new();
     for timeline in archive.timelines() {
-        let mut previous: Option<u64> = None;
-        for number in archive.numbers(timeline) {
-            if let Some(before) = previous.filter(|before| before + 1 < number) {
-                let segment = |number| WalSegment { timeline, number, size };
-                found.push(Gap {
-                    lineage: archive.lineage.clone(),
-                    timeline,
-                    first_missing: segment(before + 1),
-                    last_missing: segment(number - 1),
-                });
-            }
-            previous = Some(number);
-        }
+        let whole = archive.numbers(timeline).map(|number| (number, true));
+        of_timelines.insert(timeline, whole.collect());
+    }
+    for (timeline, number) in archive.cut_segments() {
+        of_timelines.entry(timeline).or_default().push((number, false));
+    }
+    let mut found = Vec::new();
+    for (timeline, mut numbers) in of_timelines {
+        numbers.sort_unstable();
+        let segment = |number| WalSegment { timeline, number, size };
+        found.extend(holes(&numbers).into_iter().map(|(first, last)| Gap {
+            lineage: archive.lineage.clone(),
+            timeline,
+            first_missing: segment(first),
+            last_missing: segment(last),
+        }));
     }
     found
+}
+
+/// First and last of each run of numbers that are not there, or not whole.
+fn holes(numbers: &[(u64, bool)]) -> Vec<(u64, u64)> {
+    let mut holes: Vec<(u64, u64)> = Vec::new();
+    let mut next = numbers.first().map_or(0, |(number, _)| *number);
+    for (number, whole) in numbers {
+        let end = if *whole { *number } else { number + 1 };
+        match holes.last_mut() {
+            Some(hole) if hole.1 + 1 == next && next < end => hole.1 = end - 1,
+            _ if next < end => holes.push((next, end - 1)),
+            _ => {}
+        }
+        next = number + 1;
+    }
+    holes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_off_is_a_hole_wherever_it_is() {
+        let numbers = |text: &str| -> Vec<(u64, bool)> {
+            let known = text.chars().enumerate().filter(|(_, c)| *c != ' ');
+            known.map(|(at, c)| (at as u64, c == 'x')).collect()
+        };
+        for (archive, expected) in [
+            ("", vec![]),
+            ("  xxx", vec![]),
+            ("xx  xx", vec![(2, 3)]),
+            ("xx.", vec![(2, 2)]),
+            (".xx", vec![(0, 0)]),
+            ("xx .  .xx.", vec![(2, 6), (9, 9)]),
+        ] {
+            assert_eq!(holes(&numbers(archive)), expected, "{archive}");
+        }
+    }
 }

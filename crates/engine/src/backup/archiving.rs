@@ -12,6 +12,7 @@ use pgkeep_pg::connect::Connection;
 use pgkeep_pg::facts::{ArchiverFacts, ServerFacts};
 use pgkeep_pg::wal::read_segment_header;
 use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::names::logical;
 use pgkeep_repo::wal::parse_object_name;
 use pgkeep_store::ObjectName;
 
@@ -198,7 +199,7 @@ impl Archiving<'_> {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(hashes),
                 object => object?,
             };
-            match object.and_then(|object| parse_object_name(&object.name)) {
+            match object.and_then(|object| parse_object_name(&logical(&object.name))) {
                 Some(name) if name.file != wanted => return Ok(hashes),
                 Some(name) if name.part.is_none() => hashes.push(name.hash),
                 Some(_) => {}

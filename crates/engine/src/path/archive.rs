@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, TimelineId, WalFile, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
+use pgkeep_repo::names::logical;
 use pgkeep_repo::open::Unread;
 use pgkeep_repo::wal::{WalFacts, WalObjectName, object_name, open_wal, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectMeta, ObjectName, Store};
@@ -19,7 +20,8 @@ use pgkeep_repo::lineage::Lineage;
 use crate::engine::Engine;
 use crate::wal::map::Holder;
 
-/// No sealed object is shorter: its header alone is longer. What is, was cut off, and counts as missing.
+/// No sealed object is shorter: its header alone is longer. What is, was cut off: no content, but proof that there was
+/// one, so that nobody takes the segment before for the last.
 const OBJECT_BYTES_MIN: u64 = 256;
 
 /// One content that was archived of a segment.
@@ -47,6 +49,7 @@ pub struct Archive {
     /// Timelines whose stored history can't be used or read, with the reason. The tree may have it from elsewhere.
     pub bad_histories: Vec<(TimelineId, Error)>,
     segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
+    cut: BTreeMap<(TimelineId, u64), Holder>,
 }
 
 /// What is known of a lineage's timelines from elsewhere: its heads.
@@ -94,12 +97,31 @@ impl Archive {
             tree,
             bad_histories,
             segments: found.segments,
+            cut: found.cut,
         })
     }
 
     /// What was archived of segment `number` of `timeline`: contents of the segment first, then of its `.partial` file.
     pub fn contents(&self, timeline: TimelineId, number: u64) -> &[Content] {
         self.segments.get(&(timeline, number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether more was archived of a segment than any place has: of an object nothing but its first bytes are left. The
+    /// segment is lost then, not absent; a `.partial` file is not all of it.
+    pub fn is_cut(&self, timeline: TimelineId, number: u64) -> bool {
+        let at_least = |lost: &Holder| {
+            !self
+                .contents(timeline, number)
+                .iter()
+                .any(|content| content.holder <= *lost)
+        };
+        self.cut.get(&(timeline, number)).is_some_and(at_least)
+    }
+
+    /// Such segments, in order.
+    pub fn cut_segments(&self) -> impl Iterator<Item = (TimelineId, u64)> {
+        let all = self.cut.keys().copied();
+        all.filter(|(timeline, number)| self.is_cut(*timeline, *number))
     }
 
     /// The largest segment number of a timeline of which anything was archived.
@@ -179,6 +201,7 @@ impl Archive {
 struct Found {
     segment_size: SegmentSize,
     segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
+    cut: BTreeMap<(TimelineId, u64), Holder>,
     histories: BTreeMap<(TimelineId, String), ObjectName>,
     timelines: Vec<TimelineId>,
 }
@@ -188,6 +211,7 @@ impl Found {
         Found {
             segment_size,
             segments: BTreeMap::new(),
+            cut: BTreeMap::new(),
             histories: BTreeMap::new(),
             timelines: Vec::new(),
         }
@@ -210,7 +234,13 @@ impl Found {
     async fn list_timeline(&mut self, store: &dyn Store, directory: &str, from: u64, place: u64) -> Result<()> {
         let mut listing = store.list(directory, None);
         while let Some(object) = listing.try_next().await? {
-            if let Some(name) = parse_object_name(&object.name).filter(|name| name.part.is_none()) {
+            // An alternate stands for the object that it heals, also where that is gone.
+            let logical = logical(&object.name);
+            if let Some(name) = parse_object_name(&logical).filter(|name| name.part.is_none()) {
+                let object = ObjectMeta {
+                    name: logical,
+                    ..object
+                };
                 self.take(name, object, from, place);
             }
         }
@@ -218,9 +248,6 @@ impl Found {
     }
 
     fn take(&mut self, name: WalObjectName, object: ObjectMeta, from: u64, place: u64) {
-        if object.bytes < OBJECT_BYTES_MIN {
-            return;
-        }
         let holder = match &name.file {
             WalFile::History(timeline) => {
                 self.histories.insert((*timeline, name.hash), object.name);
@@ -234,7 +261,13 @@ impl Found {
         let Some(segment) = segment.filter(|segment| segment.number >= from) else {
             return;
         };
-        let contents = self.segments.entry((segment.timeline, segment.number)).or_default();
+        let key = (segment.timeline, segment.number);
+        if object.bytes < OBJECT_BYTES_MIN {
+            let lost = self.cut.entry(key).or_insert(holder);
+            *lost = holder.min(*lost);
+            return;
+        }
+        let contents = self.segments.entry(key).or_default();
         let same = |content: &&mut Content| content.hash == name.hash && content.holder == holder;
         match contents.iter_mut().find(same) {
             Some(content) => content.places |= place,

@@ -49,6 +49,9 @@ pub async fn open_segment(
     archive: &Archive,
     segment: WalSegment,
 ) -> Result<Option<Result<Chosen>>> {
+    if archive.is_cut(segment.timeline, segment.number) {
+        return Ok(Some(Err(cut_off())));
+    }
     let mut best: Option<Chosen> = None;
     for content in archive.contents(segment.timeline, segment.number) {
         let opened = open(engine, stores, archive, segment, content).await?;
@@ -66,6 +69,11 @@ pub async fn open_segment(
         });
     }
     Ok(best.map(Ok))
+}
+
+fn cut_off() -> Error {
+    Error::corrupt("it was archived, and every repository has less of it than the header of an object")
+        .hint("Whatever cut it off may have cut more: look at the storage, then `pgkeep wal list --gaps`.")
 }
 
 /// Of two contents the one that goes on where the other ends. `known` comes first in the archive's order.

@@ -10,6 +10,7 @@ use pgkeep_base::{Error, ErrorKind, Result, SegmentSize, TimelineId, WalFile};
 use pgkeep_pg::control::ControlFile;
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
+use pgkeep_repo::names::logical;
 use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectName, Store};
 
@@ -109,10 +110,11 @@ impl<'a> Lookup<'a> {
         let mut listing = store.list(&directory, Some(&after));
         let mut found = Vec::new();
         while let Some(object) = next(&mut listing).await? {
-            match parse_object_name(&object.name) {
+            let name = logical(&object.name);
+            match parse_object_name(&name) {
                 Some(parsed) if &parsed.file == file => {
                     if parsed.part.is_none() {
-                        found.push((parsed.hash, object.name));
+                        found.push((parsed.hash, name));
                     }
                 }
                 Some(parsed) if parsed.file.to_string() < file.to_string() => {}
@@ -231,7 +233,7 @@ impl<'a> Lookup<'a> {
             let after = ObjectName::new(format!("{directory}/{name}"))?;
             let mut listing = place.store.list(&directory, Some(&after));
             while let Some(object) = next(&mut listing).await? {
-                let file = parse_object_name(&object.name).map(|parsed| parsed.file);
+                let file = parse_object_name(&logical(&object.name)).map(|parsed| parsed.file);
                 if matches!(file, Some(WalFile::Segment(found)) if found.as_str() > name) {
                     return Ok(true);
                 }
