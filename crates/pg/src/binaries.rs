@@ -199,9 +199,9 @@ impl Binaries {
             )))
     }
 
-    /// A command for a program, with messages in English and the libraries of a relocated build.
+    /// A command for a program, with messages in English, the libraries of a relocated build, and without our secrets.
     pub fn command(&self, name: &str) -> Result<Command> {
-        let mut command = Command::new(self.program(name)?);
+        let mut command = without_secrets(Command::new(self.program(name)?));
         command
             .env("LC_MESSAGES", "C")
             .env_remove("LC_ALL")
@@ -222,6 +222,16 @@ impl Binaries {
             .map(|dir| ("LD_LIBRARY_PATH", dir.clone()))
             .collect()
     }
+}
+
+/// Takes our own variables and the password of our connections from what a program inherits: a server outlives us, and
+/// what it runs is told its configuration. What opens a store (`AWS_…`) stays, since `restore_command` may need it.
+fn without_secrets(mut command: Command) -> Command {
+    let ours = |name: &OsStr| name == "PGPASSWORD" || name.as_encoded_bytes().starts_with(b"PGKEEP_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// What a directory holds; `None` if the programs aren't there.
@@ -266,7 +276,7 @@ fn version_of(program: &Path) -> Result<String> {
 fn said(program: &Path) -> Result<String> {
     let deadline = Instant::now() + VERSION_TIMEOUT;
     let mut child = loop {
-        let spawned = Command::new(program)
+        let spawned = without_secrets(Command::new(program))
             .arg("--version")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -34,7 +34,15 @@ fn main() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let rules = Rules::of(&arguments);
     rules.install_panic_hook();
+    keep_memory_private();
     std::process::exit(run(&arguments, rules).into());
+}
+
+/// Identities and keys are in memory: no core dump, and no other process of the same user may look (but for root).
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    // A kernel that doesn't know it protects as it did before.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn run(arguments: &[OsString], rules: Rules) -> u8 {

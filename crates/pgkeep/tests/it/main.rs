@@ -35,6 +35,7 @@ mod rough_wal;
 mod round_trip;
 mod s3_roles;
 mod salvage;
+mod secrets;
 mod status;
 mod stores;
 mod targets;

@@ -79,9 +79,9 @@ every_major! {
 }
 
 /// A server that `--start` left running: ended when dropped.
-struct Ended {
-    major: u16,
-    target: std::path::PathBuf,
+pub struct Ended {
+    pub major: u16,
+    pub target: std::path::PathBuf,
 }
 
 impl Ended {
