@@ -89,11 +89,11 @@ class Repository:
         self.identities = list(identities)
         self.unwrap = lru_cache(KEYS_KEPT)(self._unwrap)
         self.withdrawn = {}  # signer: from when on nothing of it counts
-        self.rewrapped = {}  # name of an object: further wrappings of its key
+        self.rewrapped = {}  # name of an object, id of a wrapping of its key: further wrappings
         self.any_copy(GENESIS, lambda path: self._introduce(path, set(signers)))
         self._settle_trust()
         self._collect_rewraps()
-        self.naming_key = self.any_copy(GENESIS, self._read_naming_key)
+        self.naming_key = self._find_naming_key()
 
     # Objects and their copies
 
@@ -196,14 +196,19 @@ class Repository:
         return frame_opener(self.id, name, None if wrapped_key is None else self.unwrap(name, wrapped_key))
 
     def _unwrap(self, name, wrapped_key):
-        for wrapping in (wrapped_key, *self.rewrapped.get(name, ())):
-            try:
-                key = pyrage.decrypt(b64decode(wrapping, validate=True), self.identities)
-            except (pyrage.DecryptError, ValueError):
-                continue
-            if len(key) == 32:
+        wrapping_id = blake3(wrapped_key.encode()).hexdigest()[:32]
+        for wrapping in (wrapped_key, *self.rewrapped.get((name, wrapping_id), ())):
+            if key := self._decrypt_key(wrapping):
                 return key
         raise Refused("no identity opens it" if self.identities else "it is sealed, and there is no identity")
+
+    def _decrypt_key(self, wrapping):
+        """The 32 bytes in an age file, or None where no identity opens it."""
+        try:
+            key = pyrage.decrypt(b64decode(wrapping, validate=True), self.identities)
+        except (pyrage.DecryptError, ValueError):
+            return None
+        return key if len(key) == 32 else None
 
     # The control objects that matter to a reader
 
@@ -220,6 +225,20 @@ class Repository:
                 raise ValueError
         except MALFORMED:
             raise Refused("it does not describe a repository") from None
+
+    def _find_naming_key(self):
+        """The naming key in the genesis, or, for identities of later recipients, in a change of recipients."""
+        try:
+            return self.any_copy(GENESIS, self._read_naming_key)
+        except Refused as fault:
+            for name in reversed(self.names("control/*-recipients")):
+                try:
+                    wrapping = self.document(name)[1]["naming_key"]
+                except (Refused, *MALFORMED):
+                    continue
+                if key := self._decrypt_key(wrapping):
+                    return key
+            raise fault
 
     def _read_naming_key(self, path):
         with self.sealed(path, GENESIS, "genesis") as (_, contents):
@@ -262,5 +281,6 @@ class Repository:
             except Refused as fault:
                 note(f"{fault}; its keys are not used")
                 continue
-            for sealed_name, wrapping in keys.items():
-                self.rewrapped.setdefault(sealed_name, []).append(wrapping)
+            for sealed_name, wrappings in keys.items():
+                for wrapping_id, wrapping in wrappings.items():
+                    self.rewrapped.setdefault((sealed_name, wrapping_id), []).append(wrapping)

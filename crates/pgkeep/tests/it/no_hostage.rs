@@ -430,3 +430,40 @@ fn only_the_end_of_the_archive_is_an_end() {
         .run()
         .expect(255);
 }
+
+/// Aim: after a rotation and a rewrap the new identity is enough: for the naming key, for backups and WAL that were sealed
+/// before, and for what was signed by a host that was enrolled later.
+#[test]
+fn a_rotated_repository_opens_for_the_new_identity_alone() {
+    let shop = shop(17).start();
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    let id = text(&backup(&shop, &[])["id"]);
+    shop.cluster.archive_all();
+    let new = shop.home().join("new.txt");
+    let recipient = shop.pgkeep(["keys", "new", new.to_str().unwrap()]).ok().stdout;
+    let toml = fs::read_to_string(shop.config_file()).unwrap();
+    let line = toml.lines().find(|line| line.starts_with("recipients = ")).unwrap();
+    shop.reconfigure(line, &format!("recipients = [\"{}\"]", recipient.trim()));
+    let identity = shop.identity_file();
+    shop.pgkeep(["keys", "rotate", "--rewrap", "--identity", identity.to_str().unwrap()])
+        .ok();
+    let key = shop.home().join("signing.key");
+    let first = shop.home().join("first.key");
+    fs::rename(&key, &first).unwrap();
+    shop.cluster.sql("INSERT INTO t VALUES (-1)");
+    shop.cluster.archive_all();
+    let second = shop.home().join("second.key");
+    fs::rename(&key, &second).unwrap();
+    fs::rename(&first, &key).unwrap();
+    let signer = |file: &Path| {
+        let text = fs::read_to_string(file).unwrap();
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+            .find(|word| word.starts_with("s-"))
+            .map(str::to_owned)
+            .unwrap()
+    };
+    shop.pgkeep(["keys", "trust", &signer(&second)]).ok();
+    let reader = Reader::new(17, &shop.repository_dir("main"), &new);
+    let recovered = reader.recovered(&id, "restored", None);
+    assert_eq!(digest(&recovered, "t"), digest(&shop.cluster, "t"));
+}
