@@ -35,14 +35,14 @@ fn an_encrypted_repository_of_format_1_restores() {
 }
 
 /// A copy of a golden repository, with a configuration around it as on a recovery host.
-struct Golden {
-    home: Scratch,
-    expected: Value,
-    major: u16,
+pub struct Golden {
+    pub home: Scratch,
+    pub expected: Value,
+    pub major: u16,
 }
 
 impl Golden {
-    fn open(name: &str) -> Golden {
+    pub fn open(name: &str) -> Golden {
         let from = golden_dir(name);
         let home = Scratch::new();
         for file in objects(&from) {
@@ -72,7 +72,7 @@ impl Golden {
         Golden { home, expected, major }
     }
 
-    fn pgkeep<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+    pub fn pgkeep<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
         let run = Run::new(reachable(env!("CARGO_BIN_EXE_pgkeep"))).as_user(OsUser::unprivileged());
         let run = run
             .env("HOME", self.home.path())

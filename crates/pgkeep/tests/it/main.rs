@@ -13,6 +13,7 @@ mod backup;
 mod backup_interrupted;
 mod backup_refusals;
 mod backup_size;
+mod damage;
 mod demo;
 mod doctor;
 mod doubles;
