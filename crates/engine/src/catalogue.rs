@@ -88,7 +88,7 @@ impl Catalogue {
 /// Reads the heads of one cluster, or of all, in every place.
 ///
 /// # Errors
-/// `Unavailable` or `Denied` where a place can't be listed.
+/// `Unavailable` or `Denied` where a required place can't be listed; the hint names the places that can.
 pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Catalogue> {
     let mut heads: BTreeMap<(Lineage, BackupId), Listed> = BTreeMap::new();
     for place in engine.places() {
@@ -101,7 +101,8 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
                 engine.note(format!("without the optional repository \"{}\": {why}", place.name));
                 continue;
             }
-            listed => listed?,
+            Err(error) => return Err(or_elsewhere(engine, cluster, error).await),
+            Ok(found) => found,
         };
         for (lineage, id, missing) in found {
             let listed = heads.entry((lineage, id)).or_default();
@@ -125,6 +126,32 @@ pub async fn load(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Cata
     }
     catalogue.backups.sort_by(|a, b| a.head().id.cmp(&b.head().id));
     Ok(catalogue)
+}
+
+/// The error of a place that does not tell, with the places that do: whoever has lost one can go on with another.
+///
+/// A place is named only after it was asked and told of whole backups. Nobody goes on without being told to: what only
+/// the silent place has is not seen then.
+async fn or_elsewhere(engine: &Engine, cluster: Option<&ClusterName>, error: Error) -> Error {
+    let asking = engine
+        .places()
+        .iter()
+        .map(|place| async move { (&place.name, list_heads(&*place.store, cluster).await) });
+    let mut others = Vec::new();
+    for (name, listed) in futures::future::join_all(asking).await {
+        let found = listed.unwrap_or_default();
+        let whole = found.iter().filter(|(_, _, missing)| missing.is_none()).count();
+        if whole > 0 {
+            let backups = if whole == 1 { "backup" } else { "backups" };
+            others.push(format!("`--repository {name}` ({whole} {backups})"));
+        }
+    }
+    if others.is_empty() {
+        return error;
+    }
+    let go_on = format!("To go on without it, add {}.", others.join(" or "));
+    let hint = error.hint_text().map(|hint| format!("{hint} {go_on}"));
+    error.hint(hint.unwrap_or(go_on))
 }
 
 /// Where a head is.

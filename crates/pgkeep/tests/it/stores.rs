@@ -127,6 +127,48 @@ fn an_optional_place_that_is_missed_gets_no_head_that_it_can_not_keep() {
     check_restore_from(&shop, "offsite", "from-offsite");
 }
 
+/// Aim: without a required place nothing is restored by guess (7), and the hint names the place that is whole, by an
+/// option that works; a place that is gone too, or holds nothing, is not named.
+#[test]
+fn without_a_required_place_the_hint_names_one_that_is_whole() {
+    let shop = shop(17)
+        .directory("main")
+        .directory("offsite")
+        .directory("empty")
+        .start();
+    for (name, required) in [("main", true), ("offsite", true), ("empty", false)] {
+        let table = format!("[repository.{name}]\n");
+        shop.reconfigure(&table, &format!("{table}required = {required}\n"));
+    }
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    let down = Down::new(&shop.repository_dir("empty"));
+    shop.pgkeep(["backup"]).expect(3);
+    drop(down);
+    fs::rename(shop.repository_dir("main"), shop.home().join("lost")).unwrap();
+
+    let target = shop.target("restored");
+    let refused = |more: &[&str]| shop.run(["restore", "--into"]).arg(&target).args(more).run().expect(7);
+    let option = "`--repository offsite` (1 backup)";
+    for said in [
+        refused(&[]),
+        refused(&["--backup", "latest"]),
+        shop.pgkeep(["list"]).expect(7),
+    ] {
+        assert!(said.stderr.contains(option), "{said}");
+        assert!(
+            said.stderr.contains("Mount the disk"),
+            "what to do about the place itself: {said}"
+        );
+        assert!(!said.stderr.contains("--repository empty"), "{said}");
+    }
+    assert!(!target.exists(), "nothing is touched");
+    check_restore_from(&shop, "offsite", "restored");
+
+    let _down = Down::new(&shop.repository_dir("offsite"));
+    let said = shop.pgkeep(["list"]).expect(7);
+    assert!(!said.stderr.contains("--repository"), "{said}");
+}
+
 /// Aim: while a required place is down nothing is called archived or backed up (7), and no place gets a head.
 #[test]
 fn a_required_place_that_is_down_fails_the_command() {
