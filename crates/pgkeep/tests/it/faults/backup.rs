@@ -32,7 +32,7 @@ impl Backups {
     fn new(kind: Kind) -> Backups {
         let server = S3Server::shared();
         let shop = match kind {
-            Kind::Directories => shop(17).directory("main"),
+            Kind::Directory | Kind::Directories => shop(17).directory("main"),
             Kind::Bucket => shop(17).s3("main", server, &server.bucket("backups"), "shop", "admin"),
         };
         let shop = shop.start();

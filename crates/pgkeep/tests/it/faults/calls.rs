@@ -109,7 +109,7 @@ fn a_push_with_an_error_at_a_system_call_is_honest() {
     let mut rng = StdRng::seed_from_u64(seed::seed("errors of system calls"));
     let mut injections = vec![Injection::error("close", "EIO", "1+")];
     for (call, errors) in [
-        ("write", &["ENOSPC", "EIO", "EINTR"][..]),
+        ("write", &["ENOSPC", "EIO", "EINTR", "EAGAIN"][..]),
         ("pwrite64", &["EIO", "EDQUOT"]),
         ("fdatasync", &["EIO"]),
         ("linkat", &["EIO", "EDQUOT"]),
@@ -191,9 +191,9 @@ fn a_segment_that_cannot_be_read_is_not_archived() {
 fn an_object_that_cannot_be_read_comes_from_elsewhere_or_stops_recovery() {
     let (pusher, segment) = (Pusher::new(Kind::Directories), &source().segments[3]);
     pusher.push(segment).run().ok();
-    let object = objects_like(&pusher.home().join("main"), &format!("/{segment}-")).remove(0);
-    let object = pusher.home().join("main").join(object);
-    let destination = pusher.home().join("fetched");
+    let object = objects_like(&pusher.directory("main"), &format!("/{segment}-")).remove(0);
+    let object = pusher.directory("main").join(object);
+    let destination = pusher.scratch().join("fetched");
     for (flags, code) in [(&["--repository", "main"][..], 255), (&[], 0)] {
         let run = pusher.run(["wal", "fetch"]).args(flags).arg(segment).arg(&destination);
         let injection = Injection::error("read", "EIO", "1+");
@@ -315,7 +315,7 @@ fn what_a_dead_pusher_left_disturbs_nobody() {
     let segments = &source().segments;
     let pusher = Pusher::new(Kind::Directories);
     pusher.push(&segments[0]).run().ok();
-    let directories = ["main", "second"].map(|place| directory_of(&pusher.home().join(place), &segments[0]));
+    let directories = ["main", "second"].map(|place| directory_of(&pusher.directory(place), &segments[0]));
     let only = directories.each_ref().map(PathBuf::as_path);
     let denied = Injection::error("openat", "EOPNOTSUPP", "1");
     let without = |run| strace::run(run, "openat", std::slice::from_ref(&denied), &only);
@@ -323,7 +323,7 @@ fn what_a_dead_pusher_left_disturbs_nobody() {
     // The first of the two places to come there.
     let killed = without(Fault::Kill.at("store.file.link#1", pusher.push(&segments[1])));
     assert_eq!(killed.output.signal, Some(9), "{}", killed.output);
-    let left = || objects_like(pusher.home(), "#unfinished-");
+    let left = || objects_like(pusher.scratch().path(), "#unfinished-");
     let left_by_the_dead = left();
 
     for run in [

@@ -16,7 +16,8 @@ use crate::backup::{backup, digest, listed, text};
 const DISK_MIB: u64 = 48;
 
 /// Aim: a segment whose push has succeeded is there, whole, after the power has failed in that very moment.
-/// Method: places, state and key are on the disk that loses power; 200 times with --all.
+/// Method: nothing but the place is on the disk that loses power, so that nobody else's sync makes it durable by the
+/// way; 200 times with --all.
 #[test]
 fn a_pushed_segment_survives_a_power_cut() {
     let (wanted, begun, mut cuts) = (if seed::all() { 200 } else { 6 }, Instant::now(), 0);
@@ -25,7 +26,7 @@ fn a_pushed_segment_survives_a_power_cut() {
         let Some(disk) = Disk::ext4(DISK_MIB, "power cuts after a push") else {
             return;
         };
-        let pusher = Pusher::on(disk.path());
+        let pusher = Pusher::to(disk.path());
         for (number, segment) in segments.iter().enumerate().take(wanted - cuts) {
             pusher.push(segment).run().ok();
             disk.cut_power();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgkeep_testkit::corrupt::objects;
 use pgkeep_testkit::fixture::Shop;
+use pgkeep_testkit::postgres::Builder;
 use pgkeep_testkit::{Bucket, Cluster, OsUser, Output, Run, S3Server, Scratch, StopMode};
 
 use crate::backup::digest;
@@ -29,32 +30,34 @@ pub struct Source {
 /// The one of this test process.
 pub fn source() -> &'static Source {
     static SOURCE: OnceLock<Source> = OnceLock::new();
-    SOURCE.get_or_init(|| {
+    SOURCE.get_or_init(|| Source::new(1, 12))
+}
+
+/// One whose segments are so large that they are stored in parts.
+pub fn large_source() -> &'static Source {
+    static SOURCE: OnceLock<Source> = OnceLock::new();
+    SOURCE.get_or_init(|| Source::new(128, 1))
+}
+
+impl Source {
+    fn new(segment_mib: u32, count: usize) -> Source {
         let server = S3Server::shared();
         let bucket = server.bucket("faults");
-        let shop = shop(17)
-            .directory("main")
-            .directory("second")
-            .s3("bucket", server, &bucket, "made", "admin");
-        let mut shop = shop.cluster(|cluster| cluster.conf("wal_keep_size = '1GB'")).start();
-        let write = |number: usize| {
-            let word = format!("segment {number} ");
-            shop.cluster.sql(&format!(
-                "SELECT pg_logical_emit_message(true, 'test', repeat('{word}', 30000))"
-            ));
-            shop.cluster.switch_wal()
-        };
-        shop.cluster
-            .sql("CREATE TABLE t AS SELECT i, md5(i::text) AS content FROM generate_series(1, 30000) i");
+        let builder = shop(17).directory("main").directory("second");
+        let builder = builder.s3("bucket", server, &bucket, "made", "admin");
+        let settings = |cluster: Builder| cluster.segment_mib(segment_mib).conf("wal_keep_size = '1GB'");
+        let mut shop = builder.cluster(settings).start();
+        let table = "CREATE TABLE t AS SELECT i, md5(i::text) AS content FROM generate_series(1, 30000) i";
+        shop.cluster.sql(table);
         shop.pgkeep(["backup"]).ok();
-        shop.cluster
-            .sql("INSERT INTO t SELECT i, 'later' FROM generate_series(30001, 30100) i");
-        let segments: Vec<String> = (0..12).map(write).collect();
+        let later = "INSERT INTO t SELECT i, 'later' FROM generate_series(30001, 30100) i";
+        shop.cluster.sql(later);
+        let segments = (0..count).map(|number| write_segment(&shop.cluster, number)).collect();
         let rows = digest(&shop.cluster, "t");
         shop.cluster.archive_all();
         shop.cluster.stop(StopMode::Fast);
         let restored = shop.restore("restored", ["--latest"]).data_dir().to_owned();
-        for kind in [Kind::Directories, Kind::Bucket] {
+        for kind in [Kind::Directory, Kind::Directories, Kind::Bucket] {
             let toml = fs::read_to_string(shop.config_file()).unwrap();
             shop.home().file(kind.configuration(), only(&toml, kind.places()));
         }
@@ -65,10 +68,8 @@ pub fn source() -> &'static Source {
             segments,
             bucket,
         }
-    })
-}
+    }
 
-impl Source {
     /// What a cluster holds, as one line.
     pub fn rows(&self, cluster: &Cluster) -> String {
         digest(cluster, "t")
@@ -85,9 +86,20 @@ impl Source {
     }
 }
 
+/// Completes a segment that is like no other, and gives its name.
+fn write_segment(cluster: &Cluster, number: usize) -> String {
+    let word = format!("segment {number} ");
+    cluster.sql(&format!(
+        "SELECT pg_logical_emit_message(true, 'test', repeat('{word}', 30000))"
+    ));
+    cluster.switch_wal()
+}
+
 /// The kind of place that a trial archives into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// One directory.
+    Directory,
     /// Two directories, both required.
     Directories,
     /// A bucket.
@@ -98,6 +110,7 @@ impl Kind {
     /// The places, all of them required.
     pub fn places(self) -> &'static [&'static str] {
         match self {
+            Kind::Directory => &["main"],
             Kind::Directories => &["main", "second"],
             Kind::Bucket => &["bucket"],
         }
@@ -105,6 +118,7 @@ impl Kind {
 
     fn configuration(self) -> &'static str {
         match self {
+            Kind::Directory => "directory.toml",
             Kind::Directories => "directories.toml",
             Kind::Bucket => "bucket.toml",
         }
@@ -125,8 +139,10 @@ fn only(toml: &str, places: &[&str]) -> String {
 pub struct Pusher {
     source: &'static Source,
     kind: Kind,
-    /// Holds places, state and key.
-    home: PathBuf,
+    /// Holds its directories.
+    places: PathBuf,
+    /// Holds state and key.
+    own: PathBuf,
     prefix: String,
     scratch: Scratch,
 }
@@ -135,44 +151,64 @@ pub struct Pusher {
 pub type Bodies = BTreeMap<(String, String), Vec<u8>>;
 
 impl Pusher {
+    /// One that pushes what [`source`] has.
     pub fn new(kind: Kind) -> Pusher {
+        Pusher::of(source(), kind)
+    }
+
+    pub fn of(source: &'static Source, kind: Kind) -> Pusher {
         let scratch = Scratch::new();
-        Pusher::at(kind, scratch.path().to_owned(), scratch)
+        let here = scratch.path().to_owned();
+        Pusher::at(source, kind, here.clone(), here, scratch)
     }
 
-    /// One that has everything in a directory of somebody else's.
-    pub fn on(home: &Path) -> Pusher {
-        Pusher::at(Kind::Directories, home.to_owned(), Scratch::new())
+    /// One that has all of its own in a directory of somebody else's.
+    pub fn on(directory: &Path) -> Pusher {
+        let here = directory.to_owned();
+        Pusher::at(source(), Kind::Directories, here.clone(), here, Scratch::new())
     }
 
-    fn at(kind: Kind, home: PathBuf, scratch: Scratch) -> Pusher {
+    /// One that has nothing but its one place in a directory of somebody else's.
+    pub fn to(directory: &Path) -> Pusher {
+        let scratch = Scratch::new();
+        let own = scratch.path().to_owned();
+        Pusher::at(source(), Kind::Directory, directory.to_owned(), own, scratch)
+    }
+
+    fn at(source: &'static Source, kind: Kind, places: PathBuf, own: PathBuf, scratch: Scratch) -> Pusher {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        for place in ["main", "second"] {
-            let path = home.join(place);
+        for place in kind.places() {
+            let path = places.join(place);
             fs::create_dir_all(&path).unwrap();
             OsUser::unprivileged().own(&path);
         }
         // Making them is not the pusher's business.
-        fs::File::open(&home).and_then(|home| home.sync_all()).unwrap();
+        fs::File::open(&places).and_then(|places| places.sync_all()).unwrap();
         let prefix = format!("trial-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         Pusher {
-            source: source(),
+            source,
             kind,
-            home,
+            places,
+            own,
             prefix,
             scratch,
         }
     }
 
+    /// The directory of a place that is one.
+    pub fn directory(&self, place: &str) -> PathBuf {
+        self.places.join(place)
+    }
+
     /// Whether a line of a trace is about a file of one of its places.
     pub fn is_in_a_place(&self, line: &str) -> bool {
-        let is_in = |place: &&str| line.contains(&format!("<{}", self.home.join(place).display()));
+        let is_in = |place: &&str| line.contains(&format!("<{}", self.directory(place).display()));
         self.places().iter().any(is_in)
     }
 
-    /// Where the directories of its places are.
-    pub fn home(&self) -> &Path {
-        &self.home
+    /// A directory for the test's own files.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
     }
 
     /// The places, all of them required.
@@ -186,7 +222,7 @@ impl Pusher {
         let mut run = self.source.shop.bare().arg("--config").arg(configuration).args(args);
         for place in self.places() {
             let url = match self.kind {
-                Kind::Directories => format!("file://{}", self.home.join(place).display()),
+                Kind::Directory | Kind::Directories => format!("file://{}", self.directory(place).display()),
                 Kind::Bucket => format!("s3://{}/{}", self.source.bucket.name(), self.prefix),
             };
             run = run
@@ -194,8 +230,8 @@ impl Pusher {
                 .env(format!("PGKEEP_REPOSITORY__{}__REQUIRED", place.to_uppercase()), "true");
         }
         run.cwd(self.source.shop.cluster.data_dir())
-            .env("PGKEEP_STATE_DIR", self.home.join("state"))
-            .env("PGKEEP_SIGNING_KEY_FILE", self.home.join("signing.key"))
+            .env("PGKEEP_STATE_DIR", self.own.join("state"))
+            .env("PGKEEP_SIGNING_KEY_FILE", self.own.join("signing.key"))
     }
 
     /// `wal push` of a segment.
@@ -222,12 +258,12 @@ impl Pusher {
         let mut bodies = Bodies::new();
         for place in self.places() {
             let names = match self.kind {
-                Kind::Directories => objects(&self.home.join(place)),
+                Kind::Directory | Kind::Directories => objects(&self.directory(place)),
                 Kind::Bucket => self.source.bucket.list(&format!("{}/", self.prefix)),
             };
             for name in names {
                 let body = match self.kind {
-                    Kind::Directories => fs::read(self.home.join(place).join(&name)).unwrap(),
+                    Kind::Directory | Kind::Directories => fs::read(self.directory(place).join(&name)).unwrap(),
                     Kind::Bucket => self.source.bucket.get(&name),
                 };
                 bodies.insert((place.to_string(), name), body);
@@ -236,11 +272,14 @@ impl Pusher {
         bodies
     }
 
-    /// Which places have an object of a segment. More than one in a place is wrong.
+    /// Which places have the object of a segment; parts alone are none. More than one in a place is wrong.
     #[track_caller]
     pub fn places_with(&self, segment: &str, bodies: &Bodies, context: &str) -> Vec<&str> {
         let count = |place: &&str| {
-            let of_segment = |(at, name): &&(String, String)| at == place && name.contains(&format!("/{segment}-"));
+            let of_segment = |(at, name): &&(String, String)| {
+                // A part ends in `.p0000`.
+                at == place && name.contains(&format!("/{segment}-")) && !name.contains(".p")
+            };
             let count = bodies.keys().filter(of_segment).count();
             assert!(count <= 1, "{context}: {segment} has {count} objects in {place}");
             count == 1
