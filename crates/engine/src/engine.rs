@@ -4,6 +4,7 @@
 //! does. Nothing of a repository is opened before its control objects have said who is trusted ([`Engine::opener`]); they
 //! are asked once. This host's own signing key is always trusted, unless it was withdrawn.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -142,8 +143,20 @@ impl Engine {
     /// Opens this host's local state. A damaged one is set aside, with a note, and a new one begun: nothing in it is
     /// needed to restore.
     pub fn state(&self) -> Result<State> {
+        self.state_by(State::open)
+    }
+
+    /// As [`Engine::state`], looking through all of it first: for operations that can't do without an answer later.
+    pub fn checked_state(&self) -> Result<State> {
+        self.state_by(|directory| {
+            let state = State::open(directory)?;
+            state.check().map(|()| state)
+        })
+    }
+
+    fn state_by(&self, open: impl Fn(&Path) -> Result<State>) -> Result<State> {
         let directory = &self.setup.state_dir;
-        match State::open(directory) {
+        match open(directory) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let aside = State::set_aside(directory, self.now())?;
                 self.note(format!("{error}: set aside as {}, and begun anew", aside.display()));

@@ -47,7 +47,7 @@ pub async fn mark(engine: &Engine, cluster: Option<&ClusterName>, name: &str) ->
     let size = facts.wal_segment_size;
     let lsn = connection.create_restore_point(name).await?;
     connection.switch_wal().await?;
-    let state = engine.state()?;
+    let state = engine.checked_state()?;
     let timeout = cluster.archive_timeout;
     let archiving = Archiving {
         engine,

@@ -60,7 +60,7 @@ pub async fn plan(engine: &Engine, request: BackupRequest) -> Result<BackupPlan>
         cluster: cluster.name.clone(),
         system_identifier: facts.system_identifier,
     };
-    admit(engine, Some(&engine.state()?), &lineage, request.new_lineage).await?;
+    admit(engine, Some(&engine.checked_state()?), &lineage, request.new_lineage).await?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = request
         .jobs

@@ -1,10 +1,14 @@
 //! This host's local state: an SQLite database beside the reuse caches and locks.
 //!
 //! Invariant: nothing here is needed to restore, and losing it never stops archiving. It is what a writer that may
-//! only create objects knows of its own doing (docs/roles.md, "What a writer can know"). Times are RFC 3339 text.
+//! only create objects knows of its own doing (docs/roles.md, "What a writer can know"). Times are RFC 3339 text. Each
+//! row that decides something bears a digest of itself: what a disk changed in it counts as not there, and never as a
+//! lineage or a push that never was.
 
 mod pushed;
 mod runs;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,28 +16,43 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::ValueRef;
 
 pub use pushed::PushedFile;
 pub use runs::{HeadRecord, Run, RunOutcome};
 
 const DATABASE: &str = "state.db";
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS lineage (
-        cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, first_seen TEXT NOT NULL,
+        cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, first_seen TEXT NOT NULL, digest TEXT,
         PRIMARY KEY (cluster, system_identifier)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS pushed (
         cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, timeline INTEGER NOT NULL, file TEXT NOT NULL,
-        hash TEXT NOT NULL, pushed_at TEXT NOT NULL, facts TEXT, places TEXT NOT NULL,
+        hash TEXT NOT NULL, pushed_at TEXT NOT NULL, facts TEXT, places TEXT NOT NULL, digest TEXT,
         PRIMARY KEY (cluster, system_identifier, file, hash)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS head (
         cluster TEXT NOT NULL, system_identifier TEXT NOT NULL, id TEXT NOT NULL, sequence INTEGER NOT NULL,
-        blake3 TEXT NOT NULL, finished_at TEXT NOT NULL, places TEXT NOT NULL,
+        blake3 TEXT NOT NULL, finished_at TEXT NOT NULL, places TEXT NOT NULL, digest TEXT,
         PRIMARY KEY (cluster, system_identifier, id)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS run (
         id TEXT PRIMARY KEY, kind TEXT NOT NULL, cluster TEXT NOT NULL, started_at TEXT NOT NULL,
         finished_at TEXT, outcome TEXT, message TEXT) WITHOUT ROWID;
-    PRAGMA user_version = 1;
+    PRAGMA user_version = 2;
+";
+
+/// Version 1 had no digests: its rows are believed once more.
+const FROM_VERSION_1: &str = "
+    ALTER TABLE lineage ADD COLUMN digest TEXT;
+    ALTER TABLE pushed ADD COLUMN digest TEXT;
+    ALTER TABLE head ADD COLUMN digest TEXT;
+    UPDATE lineage SET digest = row_digest(cluster, system_identifier, first_seen);
+    UPDATE pushed SET digest =
+        row_digest(cluster, system_identifier, timeline, file, hash, pushed_at, facts, places);
+    UPDATE head SET digest = row_digest(cluster, system_identifier, id, sequence, blake3, finished_at, places);
+    PRAGMA user_version = 2;
 ";
 
 /// An open local state. Several processes may have it open at once.
@@ -56,10 +75,10 @@ impl State {
         let version: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(sql)?;
-        if version > 1 {
+        if version > VERSION {
             return Err(
                 Error::unsupported("the local state was written by a newer pgkeep").detail(format!(
-                    "{}: version {version}, this pgkeep knows 1",
+                    "{}: version {version}, this pgkeep knows {VERSION}",
                     directory.display()
                 )),
             );
@@ -68,6 +87,19 @@ impl State {
             connection,
             directory: directory.to_owned(),
         })
+    }
+
+    /// Looks through the whole database, as [`State::open`] does not: for operations that take long anyway.
+    ///
+    /// # Errors
+    /// `Corrupt` where any of it is damaged.
+    pub fn check(&self) -> Result<()> {
+        let said: rusqlite::Result<String> = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+        match said {
+            Ok(said) if said == "ok" => Ok(()),
+            Ok(said) => Err(Error::corrupt("the local state is damaged").detail(said)),
+            Err(source) => Err(Error::corrupt("the local state is damaged").source(source)),
+        }
     }
 
     /// Takes a damaged database out of the way, for the next [`State::open`] to begin anew; gives its new path.
@@ -119,11 +151,40 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 0 {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("row_digest", -1, flags, |row| {
+        let values = (0..row.len()).map(|column| row.get_raw(column));
+        Ok(row_digest(values))
+    })?;
+    let version = |connection: &Connection| connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+    if version(&connection)? < VERSION {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        // Another process may have done it meanwhile.
+        match version(&connection)? {
+            0 => connection.execute_batch(SCHEMA)?,
+            1 => connection.execute_batch(FROM_VERSION_1)?,
+            _ => {}
+        }
+        connection.execute_batch("COMMIT")?;
     }
     Ok(connection)
+}
+
+/// 32 digits of a hash over the values of a row, each with its length, so that no two rows have the same text.
+fn row_digest<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for value in values {
+        let bytes = match value {
+            ValueRef::Null => None,
+            ValueRef::Integer(number) => Some(number.to_string().into_bytes()),
+            ValueRef::Real(number) => Some(number.to_string().into_bytes()),
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
+        };
+        let length = bytes.as_ref().map_or(-1, |bytes| bytes.len() as i64);
+        hasher.update(&length.to_le_bytes());
+        hasher.update(&bytes.unwrap_or_default());
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
 }
 
 fn create_private_directory(path: &Path) -> std::io::Result<()> {

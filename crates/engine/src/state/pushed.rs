@@ -10,6 +10,9 @@ use rusqlite::{OptionalExtension, params};
 use super::{State, sql};
 use pgkeep_repo::lineage::Lineage;
 
+/// A row of pushed files is as it was written.
+const INTACT: &str = "digest = row_digest(cluster, system_identifier, timeline, file, hash, pushed_at, facts, places)";
+
 /// A file that this host pushed.
 #[derive(Clone, Debug)]
 pub struct PushedFile {
@@ -32,7 +35,10 @@ impl State {
     pub fn lineages(&self, cluster: &ClusterName) -> Result<Vec<SystemId>> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT system_identifier FROM lineage WHERE cluster = ?1 ORDER BY first_seen")
+            .prepare_cached(
+                "SELECT system_identifier FROM lineage WHERE cluster = ?1
+                 AND digest = row_digest(cluster, system_identifier, first_seen) ORDER BY first_seen",
+            )
             .map_err(sql)?;
         let rows = statement
             .query_map([cluster.as_str()], |row| row.get::<_, String>(0))
@@ -45,7 +51,8 @@ impl State {
         let name: Option<String> = self
             .connection
             .query_row(
-                "SELECT cluster FROM lineage WHERE system_identifier = ?1",
+                "SELECT cluster FROM lineage WHERE system_identifier = ?1
+                 AND digest = row_digest(cluster, system_identifier, first_seen)",
                 [system_identifier.to_string()],
                 |row| row.get(0),
             )
@@ -63,7 +70,12 @@ impl State {
         ];
         failpoint::at("engine.state.write")?;
         self.connection
-            .execute("INSERT OR IGNORE INTO lineage VALUES (?1, ?2, ?3)", row)
+            .execute(
+                "INSERT INTO lineage VALUES (?1, ?2, ?3, row_digest(?1, ?2, ?3))
+                 ON CONFLICT DO UPDATE SET first_seen = excluded.first_seen, digest = excluded.digest
+                 WHERE digest IS NOT row_digest(cluster, system_identifier, first_seen)",
+                row,
+            )
             .map_err(sql)?;
         Ok(())
     }
@@ -88,7 +100,9 @@ impl State {
         let number: Option<u32> = self
             .connection
             .query_row(
-                "SELECT max(timeline) FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 AND length(file) = 24",
+                &format!(
+                    "SELECT max(timeline) FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 AND length(file) = 24 AND {INTACT}"
+                ),
                 params![lineage.cluster.as_str(), lineage.system_identifier.to_string()],
                 |row| row.get(0),
             )
@@ -98,7 +112,7 @@ impl State {
 
     fn pushed_where(&self, lineage: &Lineage, tail: &str, argument: &str) -> Result<Vec<PushedFile>> {
         let query = format!(
-            "SELECT file, hash, timeline, pushed_at, facts, places FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 {tail}"
+            "SELECT file, hash, timeline, pushed_at, facts, places FROM pushed WHERE cluster = ?1 AND system_identifier = ?2 AND {INTACT} {tail}"
         );
         let mut statement = self.connection.prepare_cached(&query).map_err(sql)?;
         let key = params![
@@ -123,9 +137,10 @@ impl State {
         failpoint::at("engine.state.write")?;
         self.connection
             .execute(
-                "INSERT INTO pushed (cluster, system_identifier, timeline, file, hash, pushed_at, facts, places)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 ON CONFLICT DO UPDATE SET pushed_at = excluded.pushed_at, places = excluded.places",
+                "INSERT INTO pushed (cluster, system_identifier, timeline, file, hash, pushed_at, facts, places, digest)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, row_digest(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8))
+                 ON CONFLICT DO UPDATE SET timeline = excluded.timeline, pushed_at = excluded.pushed_at,
+                     facts = excluded.facts, places = excluded.places, digest = excluded.digest",
                 params![
                     lineage.cluster.as_str(),
                     lineage.system_identifier.to_string(),

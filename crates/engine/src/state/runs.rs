@@ -97,7 +97,9 @@ impl State {
             .connection
             .query_row(
                 "SELECT id, sequence, blake3, finished_at, places FROM head
-                 WHERE cluster = ?1 AND system_identifier = ?2 ORDER BY sequence DESC LIMIT 1",
+                 WHERE cluster = ?1 AND system_identifier = ?2
+                 AND digest = row_digest(cluster, system_identifier, id, sequence, blake3, finished_at, places)
+                 ORDER BY sequence DESC LIMIT 1",
                 key,
                 |row| {
                     Ok((
@@ -140,7 +142,11 @@ impl State {
         ];
         failpoint::at("engine.state.write")?;
         self.connection
-            .execute("INSERT OR REPLACE INTO head VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", row)
+            .execute(
+                "INSERT OR REPLACE INTO head
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, row_digest(?1, ?2, ?3, ?4, ?5, ?6, ?7))",
+                row,
+            )
             .map_err(sql)?;
         Ok(())
     }
