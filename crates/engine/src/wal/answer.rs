@@ -32,6 +32,8 @@ pub enum Asked {
         /// A later segment of this timeline or of a descendant exists.
         later: bool,
     },
+    /// A segment for a recovery without a plan that aims at a newer timeline, which began in this segment or before.
+    PastFork,
 }
 
 /// What the places have.
@@ -74,7 +76,7 @@ pub fn answer(asked: Asked, found: Found) -> Answer {
     use Answer::{End, Served, Stop};
     match (asked, found) {
         (Asked::NewerTimeline, _) => End,
-        (Asked::OlderTimeline, _) => Stop,
+        (Asked::OlderTimeline | Asked::PastFork, _) => Stop,
         (Asked::StandbySegment { past_fork: true }, _) => End,
         (_, Found::Good) => Served,
         (Asked::Planned, _) => Stop,
@@ -103,6 +105,7 @@ mod tests {
             (Asked::StandbyHistory, [0, 1, 1, 1]),
             (Asked::Unplanned { later: false }, [0, 255, 1, 255]),
             (Asked::Unplanned { later: true }, [0, 255, 255, 255]),
+            (Asked::PastFork, [255, 255, 255, 255]),
         ];
         for (asked, codes) in rows {
             for (found, code) in [Found::Good, Found::Bad, Found::Absent, Found::Unknown]

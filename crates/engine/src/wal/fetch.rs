@@ -12,6 +12,7 @@ use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::{object_name, open_wal_to};
 use pgkeep_store::ObjectName;
 
+use super::aim;
 use super::answer::{Answer, Asked, Found, answer};
 use super::deliver::Delivery;
 use super::lineage::{choose_cluster, data_directories_of, system_identifier_near};
@@ -226,6 +227,12 @@ async fn unplanned(engine: &Engine, request: &FetchRequest, file: &WalFile) -> R
         Some(timeline) => Some(lookup.timelines_above(timeline).await.and_then(Timelines::complete)),
         None => None,
     };
+    if let (Some(Ok(tree)), WalFile::Segment(_)) = (&tree, file)
+        && let Some(segment) = file.segment(lookup.segment_size()?)
+        && let Some(why) = aim::past_fork(tree, segment, &request.destination, &request.working_directory)?
+    {
+        return Ok(conclude(Asked::PastFork, Finding::from_error(why)));
+    }
     unplanned_file(&lookup, request, file, tree).await
 }
 

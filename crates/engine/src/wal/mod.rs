@@ -4,6 +4,7 @@
 //! verified content, and says "end of archive" only where that can't lose data: `answer` has the table. `salvage` brings
 //! in what a dead server's archiver never pushed.
 
+mod aim;
 pub mod answer;
 mod content;
 mod deliver;

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use pgkeep_base::WalSegment;
+use pgkeep_testkit::corrupt::objects_like;
 use pgkeep_testkit::run::Signal;
 use pgkeep_testkit::s3::Identity;
 use pgkeep_testkit::{Cluster, Damage, S3Server, StopMode, wait};
@@ -106,6 +107,30 @@ oldest_and_newest! {
         assert!(log.contains("FATAL"), "{log}");
         missing.undo();
         life.assert_holds(&restored.opened(), &life.up_to(3, 3003));
+    }
+
+    /// Aim: a hand-written recovery to the newest timeline, of which no segment is archived yet, is not given what the
+    /// old primary wrote behind the fork: PostgreSQL would replay it and call it the newest timeline's. Who asks for the
+    /// old timeline gets all of it.
+    fn a_hand_written_recovery_is_not_led_past_a_fork(life: &Life) {
+        let branch = life.branch();
+        let mut restored = branch.restore(&["--backup", &life.backups[1]]);
+        let auto = restored.data_dir().join("postgresql.auto.conf");
+        let settings = format!("restore_command = '{} wal fetch %f %p'\narchive_mode = off\n", branch.command_line());
+        fs::write(&auto, &settings).unwrap();
+        fs::remove_dir_all(restored.data_dir().join(".pgkeep")).unwrap();
+        for written_since in ["/00000002/0000000200", "/00000003/"] {
+            for name in objects_like(&branch.repository(), written_since) {
+                let object = branch.repository().join(name);
+                fs::remove_file(&object).unwrap();
+                // An empty directory would stand for a timeline of which nothing is known.
+                let _ = fs::remove_dir(object.parent().unwrap());
+            }
+        }
+        let log = restored.start_expect_failure();
+        assert!(log.contains("which leaves timeline 1 at"), "{log}");
+        fs::write(&auto, settings + "recovery_target_timeline = 1\n").unwrap();
+        life.assert_holds(&restored.opened(), &life.up_to(1, 1002));
     }
 }
 
