@@ -3,7 +3,7 @@
 //!
 //! `trace` appends a line to FILE for every point that is reached, in order: the name of the point, `#`, and how often
 //! it was reached by then. Such a line is a POINT: there the process kills itself, or the step fails once. Invariant: a
-//! release build holds nothing of this (`pgkeep_base::failpoint`), and only this file reads the variable.
+//! release build holds nothing of this (`pgkeep_base::failpoint`), and only this file reads the variables.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -17,11 +17,17 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::config::Environment;
 
 const VARIABLE: &str = "PGKEEP_FAILPOINT";
+const LOOKED_AT: &str = "PGKEEP_LOOKED_AT";
 
 enum Mode {
     Trace(Mutex<File>),
     Kill(String),
     Fail(String, Errno),
+}
+
+/// Whether `strace` is to see paths and open files.
+pub fn is_looked_at(environment: &Environment) -> bool {
+    environment.get(LOOKED_AT).is_some()
 }
 
 /// Arms them, where the environment asks for it.

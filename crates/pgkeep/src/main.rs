@@ -34,19 +34,27 @@ fn main() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let rules = Rules::of(&arguments);
     rules.install_panic_hook();
-    keep_memory_private();
-    std::process::exit(run(&arguments, rules).into());
+    let environment = Environment::of_process();
+    keep_memory_private(&environment);
+    std::process::exit(run(&arguments, environment, rules).into());
 }
 
 /// Identities and keys are in memory: no core dump, and no other process of the same user may look (but for root).
-fn keep_memory_private() {
+#[cfg_attr(
+    not(debug_assertions),
+    expect(unused_variables, reason = "tests alone ask for an exception")
+)]
+fn keep_memory_private(environment: &Environment) {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    #[cfg(debug_assertions)]
+    if faults::is_looked_at(environment) {
+        return;
+    }
     // A kernel that doesn't know it protects as it did before.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-fn run(arguments: &[OsString], rules: Rules) -> u8 {
-    let environment = Environment::of_process();
+fn run(arguments: &[OsString], environment: Environment, rules: Rules) -> u8 {
     let has = |flag: &str| arguments.iter().any(|word| word == flag);
     let parsed = cli::command()
         .color(if has("--no-color") {
