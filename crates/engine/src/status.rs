@@ -16,7 +16,7 @@ use crate::catalogue::{self, Backup, Catalogue, missing_packs};
 use crate::controls::{Stale, stale_recipients};
 use crate::engine::Engine;
 use crate::setup::ClusterConfig;
-use crate::window::{ClusterWindow, Range, window};
+use crate::window::{ClusterWindow, Gap, Range, Unreachable, Why, window};
 
 /// A daily backup that is this old has been missed.
 const BACKUP_AGE_MAX: SignedDuration = SignedDuration::from_hours(30);
@@ -370,18 +370,10 @@ fn judge_window(
         );
     }
     for gap in window.gaps.iter().filter(|gap| gap.lineage == *lineage) {
-        let behind = gap.timeline != timeline || gap.first_missing.start() < newest_stop;
-        let severity = if behind { Health::Warn } else { Health::Fail };
-        let message = format!(
-            "WAL segments {} to {} are missing from repository \"{repository}\"",
-            gap.first_missing, gap.last_missing
-        );
-        building.reason(
-            severity,
-            "wal-gap",
-            message,
-            "Moments in the gap can't be restored; a new `pgkeep backup` begins a new range.",
-        );
+        judge_gap(building, gap, repository, timeline, newest_stop);
+    }
+    for unreachable in window.unreachable.iter().filter(|of| of.lineage == *lineage) {
+        judge_unreachable(building, unreachable, repository, timeline);
     }
     for segment in &window.doubles {
         let message = format!("two different segments were archived as {segment} in repository \"{repository}\"");
@@ -391,6 +383,49 @@ fn judge_window(
             message,
             "Two servers may archive as one cluster: `pgkeep doctor` on both hosts.",
         );
+    }
+}
+
+fn judge_gap(building: &mut Building, gap: &Gap, repository: &str, timeline: TimelineId, newest_stop: Lsn) {
+    let severity = match gap.is_ahead_of(timeline, newest_stop) {
+        true => Health::Fail,
+        false => Health::Warn,
+    };
+    let segments = match gap.first_missing == gap.last_missing {
+        true => format!("WAL segment {} is", gap.first_missing),
+        false => format!("WAL segments {} to {} are", gap.first_missing, gap.last_missing),
+    };
+    building.reason(
+        severity,
+        "wal-gap",
+        format!(
+            "{segments} missing from repository \"{repository}\": LSN {} to {}",
+            gap.from_lsn, gap.to_lsn
+        ),
+        "Moments from there on can't be restored until a new `pgkeep backup` begins a new range. Where the disk of the \
+         server that wrote it is still there, `pgkeep wal salvage PGDATA` stores what it has.",
+    );
+}
+
+/// A timeline that nothing can be restored of, although something of it is there.
+fn judge_unreachable(building: &mut Building, unreachable: &Unreachable, repository: &str, newest: TimelineId) {
+    let Unreachable { timeline, why, .. } = unreachable;
+    let message = format!("timeline {timeline} is known to repository \"{repository}\", and {why}");
+    match why {
+        Why::NoHistory(_) => {
+            let severity = match *timeline >= newest {
+                true => Health::Fail,
+                false => Health::Warn,
+            };
+            let hint = "Nothing of it can be restored. Where a server's pg_wal still has its history file, `pgkeep wal \
+                        push` stores it; else `pgkeep backup` begins a new range.";
+            building.reason(severity, "timeline-unexplained", message, hint);
+        }
+        Why::NoWal => {
+            let hint = "After a failover its first segment follows at the latest after `archive_timeout`; `pgkeep mark \
+                        NAME` sends it now.";
+            building.reason(Health::Warn, "timeline-empty", message, hint);
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 //! job history is asked. That a segment is listed does not prove that it is good: a restore's plan walks it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
-use pgkeep_base::{ClusterName, Lsn, Result, SegmentSize, TimelineId, WalSegment};
+use pgkeep_base::{ClusterName, Lsn, Result, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::WalFacts;
@@ -17,6 +18,10 @@ use crate::path::archive::HeadTimelines;
 use crate::path::contents::segment_facts;
 use crate::path::{Archive, route};
 use crate::wal::map::Holder;
+
+mod gaps;
+
+pub use gaps::{Gap, gaps};
 
 /// Segments that are looked at, from the end backwards, for a record that bears a time.
 const TIME_SEARCH_SEGMENTS: u64 = 64;
@@ -38,17 +43,33 @@ pub struct Range {
     pub to_lsn: Lsn,
 }
 
-/// Segments that are missing although later ones are there.
+/// A timeline of which something is there, and no moment can be reached.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Gap {
+pub struct Unreachable {
     /// Whose.
     pub lineage: Lineage,
-    /// On which timeline.
+    /// Which.
     pub timeline: TimelineId,
-    /// First missing segment.
-    pub first_missing: WalSegment,
-    /// Last missing segment.
-    pub last_missing: WalSegment,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why nothing leads to a timeline.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Why {
+    /// No history that could be used says what it descends from.
+    NoHistory(String),
+    /// It is the newest, and there is nothing but its history: nothing was archived yet, or all of it is lost.
+    NoWal,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::NoHistory(why) => f.write_str(why),
+            Why::NoWal => f.write_str("no segment of it was archived yet, or all are lost"),
+        }
+    }
 }
 
 /// The window of one cluster in one repository.
@@ -64,6 +85,8 @@ pub struct ClusterWindow {
     pub gaps: Vec<Gap>,
     /// Segments under whose name different contents were archived.
     pub doubles: Vec<WalSegment>,
+    /// Timelines that nothing leads to.
+    pub unreachable: Vec<Unreachable>,
 }
 
 /// The windows of one cluster, or of all, in each place.
@@ -102,6 +125,7 @@ async fn of_place(engine: &Engine, place: &str, cluster: Option<&ClusterName>) -
                 ranges: Vec::new(),
                 gaps: Vec::new(),
                 doubles: Vec::new(),
+                unreachable: Vec::new(),
             });
         add_lineage(&single, &catalogue, &lineage, window).await?;
     }
@@ -131,10 +155,28 @@ async fn add_lineage(
             window.ranges.push(spans.range(lineage, timeline, span).await?);
         }
     }
-    window.gaps.extend(gaps(&archive));
+    window.gaps.extend(gaps(engine, &archive, &backups).await?);
+    window.unreachable.extend(unreachable(&archive));
     let double = |(timeline, number)| WalSegment { timeline, number, size };
     window.doubles.extend(archive.doubles().map(double));
     Ok(())
+}
+
+fn unreachable(archive: &Archive) -> Vec<Unreachable> {
+    let told = |timeline, why| Unreachable {
+        lineage: archive.lineage.clone(),
+        timeline,
+        why,
+    };
+    let tree = &archive.tree;
+    let unexplained = tree.unexplained();
+    let mut found: Vec<_> = unexplained
+        .map(|timeline| told(timeline, Why::NoHistory(archive.why_unexplained(timeline))))
+        .collect();
+    let newest = tree.timelines().last().map(TimelineHistory::timeline);
+    let is_empty = |timeline: &TimelineId| *timeline != TimelineId::FIRST && archive.last_number(*timeline).is_none();
+    found.extend(newest.filter(is_empty).map(|timeline| told(timeline, Why::NoWal)));
+    found
 }
 
 /// What the heads of a lineage tell of its timelines.
@@ -311,69 +353,5 @@ impl Spans<'_> {
     /// Facts of a segment, where it is there under its own timeline and readable.
     async fn facts(&self, segment: WalSegment) -> Result<Option<WalFacts>> {
         segment_facts(self.engine, self.archive, segment).await
-    }
-}
-
-/// Holes in the numbers of each timeline; segments that were cut off are holes, also behind the last whole one.
-pub fn gaps(archive: &Archive) -> Vec<Gap> {
-    let size: SegmentSize = archive.segment_size;
-    let mut of_timelines: BTreeMap<TimelineId, Vec<(u64, bool)>> = BTreeMap::new();
-    for timeline in archive.timelines() {
-        let whole = archive.numbers(timeline).map(|number| (number, true));
-        of_timelines.insert(timeline, whole.collect());
-    }
-    for (timeline, number) in archive.cut_segments() {
-        of_timelines.entry(timeline).or_default().push((number, false));
-    }
-    let mut found = Vec::new();
-    for (timeline, mut numbers) in of_timelines {
-        numbers.sort_unstable();
-        let segment = |number| WalSegment { timeline, number, size };
-        found.extend(holes(&numbers).into_iter().map(|(first, last)| Gap {
-            lineage: archive.lineage.clone(),
-            timeline,
-            first_missing: segment(first),
-            last_missing: segment(last),
-        }));
-    }
-    found
-}
-
-/// First and last of each run of numbers that are not there, or not whole.
-fn holes(numbers: &[(u64, bool)]) -> Vec<(u64, u64)> {
-    let mut holes: Vec<(u64, u64)> = Vec::new();
-    let mut next = numbers.first().map_or(0, |(number, _)| *number);
-    for (number, whole) in numbers {
-        let end = if *whole { *number } else { number + 1 };
-        match holes.last_mut() {
-            Some(hole) if hole.1 + 1 == next && next < end => hole.1 = end - 1,
-            _ if next < end => holes.push((next, end - 1)),
-            _ => {}
-        }
-        next = number + 1;
-    }
-    holes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_cut_off_is_a_hole_wherever_it_is() {
-        let numbers = |text: &str| -> Vec<(u64, bool)> {
-            let known = text.chars().enumerate().filter(|(_, c)| *c != ' ');
-            known.map(|(at, c)| (at as u64, c == 'x')).collect()
-        };
-        for (archive, expected) in [
-            ("", vec![]),
-            ("  xxx", vec![]),
-            ("xx  xx", vec![(2, 3)]),
-            ("xx.", vec![(2, 2)]),
-            (".xx", vec![(0, 0)]),
-            ("xx .  .xx.", vec![(2, 6), (9, 9)]),
-        ] {
-            assert_eq!(holes(&numbers(archive)), expected, "{archive}");
-        }
     }
 }

@@ -163,6 +163,15 @@ impl Archive {
             .map(|(key, _)| *key)
     }
 
+    /// Why a timeline has no history that can be used.
+    pub fn why_unexplained(&self, timeline: TimelineId) -> String {
+        let found = self.bad_histories.iter().find(|(bad, _)| *bad == timeline);
+        found.map_or_else(
+            || "its history file is not in the archive and no other history names it".to_owned(),
+            |(_, error)| format!("its history can't be used: {error}"),
+        )
+    }
+
     /// Timelines that have segments here, also partial ones, oldest first.
     pub fn timelines(&self) -> Vec<TimelineId> {
         let mut timelines: Vec<_> = self.segments.keys().map(|(timeline, _)| *timeline).collect();

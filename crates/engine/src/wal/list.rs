@@ -1,6 +1,7 @@
 //! `wal list`: which segments are archived, timeline by timeline.
 //!
-//! Invariant: from listings alone, without an identity: that a segment is listed does not prove that it is good.
+//! Invariant: from listings, heads and facts, without an identity: that a segment is listed does not prove that it is
+//! good.
 
 use pgkeep_base::{ClusterName, ErrorKind, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_repo::catalogue::lineages;
@@ -81,12 +82,13 @@ pub async fn list(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<
             head_timelines(&backups),
         )
         .await?;
-        listings.push(of_archive(&archive));
+        let gaps = gaps(engine, &archive, &backups).await?;
+        listings.push(of_archive(&archive, gaps));
     }
     Ok(listings)
 }
 
-fn of_archive(archive: &Archive) -> LineageListing {
+fn of_archive(archive: &Archive, gaps: Vec<Gap>) -> LineageListing {
     let size = archive.segment_size;
     let timelines = archive.timelines().into_iter().map(|timeline| {
         let history = archive.tree.history(timeline);
@@ -105,7 +107,7 @@ fn of_archive(archive: &Archive) -> LineageListing {
     LineageListing {
         lineage: archive.lineage.clone(),
         timelines: timelines.collect(),
-        gaps: gaps(archive),
+        gaps,
         doubles: archive
             .doubles()
             .map(|(timeline, number)| WalSegment { timeline, number, size })

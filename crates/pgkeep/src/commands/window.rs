@@ -34,6 +34,15 @@ struct Window {
     gaps: Vec<Gap>,
     /// Segments under whose name different contents were archived.
     conflicts: Vec<String>,
+    /// Timelines that nothing leads to.
+    unreachable: Vec<Unreachable>,
+}
+
+#[derive(Serialize)]
+struct Unreachable {
+    system_identifier: SystemId,
+    timeline: TimelineId,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -55,6 +64,12 @@ pub struct Gap {
     first_missing: String,
     last_missing: String,
     system_identifier: SystemId,
+    from: Option<String>,
+    to: Option<String>,
+    from_lsn: Lsn,
+    to_lsn: Lsn,
+    #[serde(skip)]
+    moments: [Option<Timestamp>; 2],
 }
 
 impl From<&window::Gap> for Gap {
@@ -64,22 +79,38 @@ impl From<&window::Gap> for Gap {
             first_missing: gap.first_missing.name(),
             last_missing: gap.last_missing.name(),
             system_identifier: gap.lineage.system_identifier,
+            from: gap.from.map(times::utc),
+            to: gap.to.map(times::utc),
+            from_lsn: gap.from_lsn,
+            to_lsn: gap.to_lsn,
+            moments: [gap.from, gap.to],
         }
     }
 }
 
 impl Gap {
     /// For people.
-    pub fn line(&self) -> String {
-        match self.first_missing == self.last_missing {
-            true => format!("  missing: {}", self.first_missing),
-            false => format!("  missing: {} to {}", self.first_missing, self.last_missing),
-        }
+    pub fn show(&self, page: &mut Page) {
+        let to = match self.first_missing == self.last_missing {
+            true => String::new(),
+            false => format!(" to {}", self.last_missing),
+        };
+        let [from, until] = self.moments.map(|at| page.time_or(at, "an unknown time"));
+        page.line(format!("  missing: {}{to}", self.first_missing));
+        page.line(format!(
+            "           LSN {} to {}, {from} to {until}",
+            self.from_lsn, self.to_lsn
+        ));
     }
 }
 
 impl Window {
     fn of(window: &ClusterWindow) -> Window {
+        let unreachable = |unreachable: &window::Unreachable| Unreachable {
+            system_identifier: unreachable.lineage.system_identifier,
+            timeline: unreachable.timeline,
+            reason: unreachable.why.to_string(),
+        };
         let range = |range: &window::Range| Range {
             system_identifier: range.lineage.system_identifier,
             timeline: range.timeline,
@@ -95,6 +126,7 @@ impl Window {
             ranges: window.ranges.iter().map(range).collect(),
             gaps: window.gaps.iter().map(Gap::from).collect(),
             conflicts: window.doubles.iter().map(|segment| segment.name()).collect(),
+            unreachable: window.unreachable.iter().map(unreachable).collect(),
         }
     }
 
@@ -105,6 +137,7 @@ impl Window {
             ranges: Vec::new(),
             gaps: Vec::new(),
             conflicts: Vec::new(),
+            unreachable: Vec::new(),
         }
     }
 }
@@ -129,9 +162,12 @@ impl View for Windows {
                     range.to_lsn
                 ));
             }
-            window.gaps.iter().for_each(|gap| page.line(gap.line()));
+            window.gaps.iter().for_each(|gap| gap.show(page));
             for segment in &window.conflicts {
                 page.line(format!("  conflict: different contents were archived as {segment}"));
+            }
+            for Unreachable { timeline, reason, .. } in &window.unreachable {
+                page.line(format!("  timeline {timeline} can't be reached: {reason}"));
             }
         }
     }

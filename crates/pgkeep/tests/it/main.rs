@@ -21,6 +21,7 @@ mod exit_codes;
 mod faults;
 mod fetch_judged;
 mod fetch_table;
+mod gaps;
 mod golden;
 mod keys;
 mod life;

@@ -123,7 +123,7 @@ impl View for Listing {
                     page.line(format!("    {partial}.partial (its beginning only)"));
                 }
             }
-            lineage.gaps.iter().for_each(|gap| page.line(gap.line()));
+            lineage.gaps.iter().for_each(|gap| gap.show(page));
             for segment in &lineage.conflicts {
                 page.line(format!("  conflict: different contents were archived as {segment}"));
             }
