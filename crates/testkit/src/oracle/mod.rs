@@ -24,8 +24,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rand::RngCore as _;
-
 use crate::postgres::Cluster;
 use crate::scratch::Scratch;
 use crate::wait;
@@ -36,7 +34,7 @@ use writer::{Shared, Writer};
 pub struct Builder {
     conninfo: String,
     writers: u32,
-    seed: u64,
+    seed: Option<u64>,
     pause: Duration,
     heavy: bool,
     tablespace: Option<String>,
@@ -54,7 +52,7 @@ impl Builder {
     /// What decides on payloads, aborts and so on; printed when it isn't given. `PGKEEP_TEST_SEED` overrides both.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Builder {
-        self.seed = seed;
+        self.seed = Some(seed);
         self
     }
 
@@ -91,8 +89,8 @@ impl Builder {
     /// # Panics
     /// When the tables can't be made.
     pub fn start(self) -> Oracle {
-        let seed = crate::seed::given().unwrap_or(self.seed);
-        eprintln!("oracle: repeat with PGKEEP_TEST_SEED={seed}");
+        let known = crate::seed::given().or(self.seed);
+        let seed = known.unwrap_or_else(|| crate::seed::seed("oracle"));
         if self.before.is_none() {
             self.create_tables();
         }
@@ -140,7 +138,7 @@ impl Oracle {
         Builder {
             conninfo: cluster.conninfo(),
             writers: 4,
-            seed: rand::rng().next_u64(),
+            seed: None,
             pause: Duration::from_millis(2),
             heavy: false,
             tablespace: None,
