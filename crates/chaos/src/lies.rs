@@ -1,0 +1,147 @@
+//! The harness itself on trial: a pgkeep that lies is found out, and by the right rule.
+//!
+//! A small script in front of the real program tells each lie. Invariant: the same cycle without a lie is green, else
+//! its red would prove nothing.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use pgkeep_testkit::Scratch;
+use pgkeep_testkit::fixture::reachable;
+
+use crate::cycle::{self, Stage};
+use crate::draw::{Action, Cycle, End, Installation, Layout, Moment};
+
+/// The first part of each script: `$real` is the program, `turn` counts what was archived.
+const BEGIN: &str = r#"#!/bin/sh
+real=@real@
+turn() { echo >>@home@/turns; wc -l <@home@/turns; }
+"#;
+/// What is not lied about.
+const END: &str = "\nexec $real \"$@\"\n";
+
+/// A cycle without faults: a backup, and so much behind it that lies about both have something to lie about.
+fn calm() -> (Cycle, Installation) {
+    let mut actions = vec![Action::Backup { full: false }];
+    actions.extend([Action::Switch; 16]);
+    let cycle = Cycle {
+        number: 0,
+        since: 0,
+        kinds: BTreeSet::new(),
+        actions,
+        calm: false,
+        end: End::Destroyed,
+        from: None,
+        moment: Moment::Lsn,
+        adopt: false,
+        deep: false,
+        seed: 1,
+    };
+    let installation = Installation {
+        major: 17,
+        // A checksum would find an altered row before we do.
+        checksums: false,
+        encrypted: true,
+        layout: Layout::Directory,
+        power: false,
+        place_disk: false,
+        state_disk: false,
+        wal_disk: false,
+        clock: false,
+    };
+    (cycle, installation)
+}
+
+/// The program that this workspace builds, beside the directory of its test binaries.
+fn pgkeep() -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let program = here.ancestors().nth(2).unwrap().join("pgkeep");
+    assert!(
+        program.exists(),
+        "no {}: run `cargo build -p pgkeep`",
+        program.display()
+    );
+    reachable(program)
+}
+
+/// What the harness says of a pgkeep that lies so; nothing when it is content.
+fn said_of(name: &str, lie: &str) -> Option<String> {
+    let home = Scratch::new();
+    let script = format!("{BEGIN}{lie}{END}")
+        .replace("@real@", &pgkeep().display().to_string())
+        .replace("@home@", &home.path().display().to_string());
+    let program = home.file(name, script);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (cycle, installation) = calm();
+    let mut stage = Stage::default();
+    let run = || cycle::run(&mut stage, &cycle, &installation, &program);
+    let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    Some(text.unwrap_or_else(|| "a panic without words".to_owned()))
+}
+
+#[track_caller]
+fn found_out(said: Option<String>, by: &str) {
+    let said = said.expect("a lie was believed");
+    assert!(said.contains(by), "found out by another rule: {said}");
+}
+
+#[test]
+fn the_truth_is_believed() {
+    assert_eq!(said_of("truthful", ""), None);
+}
+
+#[test]
+fn a_segment_that_was_called_stored_and_is_not_is_missed() {
+    let lie = r#"case "$*" in *"wal push"*) [ "$(turn)" != 14 ] || exit 0 ;; esac"#;
+    found_out(said_of("drops-one", lie), "refused for no reason");
+}
+
+#[test]
+fn an_archive_that_ends_before_what_was_called_stored_is_noticed() {
+    let lie = r#"case "$*" in *"wal push"*) [ "$(turn)" -lt 14 ] || exit 0 ;; esac"#;
+    found_out(said_of("drops-all", lie), "I1: ");
+}
+
+#[test]
+fn a_restore_that_ends_before_what_it_announced_is_noticed() {
+    let lie = r#"
+case "$*" in
+  *--dry-run*) ;;
+  *--latest*)
+    announced=$($real "$@" --dry-run) || exit
+    $real $(echo "$@" | sed 's/--latest/--immediate --action promote/') >@home@/done || exit
+    echo "$announced" && exit 0 ;;
+esac"#;
+    found_out(said_of("ends-early", lie), "the plan announced");
+}
+
+#[test]
+fn a_row_that_a_restore_alters_is_noticed() {
+    let lie = r#"
+case "$*" in
+  *--dry-run*) ;;
+  *" restore "*)
+    $real "$@" || exit
+    into=$(echo "$@" | sed 's/.*--into \([^ ]*\).*/\1/')
+    rows=$(grep -l genesis "$into"/base/*/*)
+    LC_ALL=C sed -i 's/\([0-9a-f]\{12\}\)a\([0-9a-f]\{12\}\)/\1b\2/' $rows && exit 0 ;;
+esac"#;
+    found_out(said_of("alters", lie), "the plan announced");
+}
+
+#[test]
+fn an_object_that_changes_is_noticed() {
+    let lie = r#"
+case "$*" in
+  *"wal push"*)
+    if [ "$(turn)" = 14 ]; then
+      place=$(sed -n 's|^url = "file://\(.*\)"|\1|p' "$2")
+      object=$(find "$place" -path '*/backups/*' -type f | head -n 1)
+      chmod u+w "$object" && echo >>"$object"
+    fi ;;
+esac"#;
+    found_out(said_of("changes", lie), "I8: ");
+}
