@@ -18,7 +18,7 @@ use crate::killer::Killer;
 use crate::world::World;
 
 /// Without faults, all must be well again within this time, also on a machine that has much else to do.
-const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
+const HEALTHY_WITHIN: Duration = Duration::from_secs(300);
 
 /// What a cycle works with, and what it found out so far; kept where a failure can be looked at.
 #[derive(Debug, Default)]

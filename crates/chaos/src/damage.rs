@@ -13,6 +13,8 @@ use rand::seq::IndexedRandom as _;
 use crate::draw::{Cycle, Kind};
 use crate::world::{Storage, World};
 
+/// Parts that a place can lose.
+const PARTS: [&str; 4] = ["", "wal", "backups", "packs"];
 /// At most so many objects are damaged at once.
 const DAMAGED_MAX: usize = 12;
 
@@ -34,7 +36,7 @@ impl World {
         if !lost && !cycle.kinds.contains(&Kind::ObjectsDamaged) {
             return None;
         }
-        let at = rng.random_range(0..self.places.len());
+        let (at, part) = choose_loss(self.places.len(), rng);
         let place = &self.places[at];
         let required = self.installation.places().iter().enumerate();
         let another_is_whole = required
@@ -43,7 +45,6 @@ impl World {
             > 0;
         let what = match (&place.storage, lost) {
             (Storage::Directory { path, .. }, true) => {
-                let part = *["", "wal", "backups", "packs"].choose(rng).expect("there are some");
                 wait::until("a part of a place to be gone", wait::LIMIT, || {
                     fs::remove_dir_all(path.join(part)).ok()
                 });
@@ -74,6 +75,12 @@ impl World {
             what,
         })
     }
+}
+
+/// Which place is harmed, and, where it is lost, which directory of it: the first is all.
+pub fn choose_loss(places: usize, rng: &mut StdRng) -> (usize, &'static str) {
+    let at = rng.random_range(0..places);
+    (at, PARTS.choose(rng).expect("there are some"))
 }
 
 fn choose(names: &[String], rng: &mut StdRng) -> Vec<String> {

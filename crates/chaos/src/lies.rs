@@ -10,9 +10,12 @@ use std::path::PathBuf;
 
 use pgkeep_testkit::Scratch;
 use pgkeep_testkit::fixture::reachable;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use crate::cycle::{self, Stage};
-use crate::draw::{Action, Cycle, End, Installation, Layout, Moment};
+use crate::damage::choose_loss;
+use crate::draw::{Action, Cycle, End, Installation, Kind, Layout, Moment};
 
 /// The first part of each script: `$real` is the program, `turn` counts what was archived.
 const BEGIN: &str = r#"#!/bin/sh
@@ -144,4 +147,30 @@ case "$*" in
     fi ;;
 esac"#;
     found_out(said_of("changes", lie), "I8: ");
+}
+
+/// No lie, but a promise of the harness as well: a required place that is gone is done without, as the hint of the
+/// refusal says, for the newest state and for the earlier moment.
+#[test]
+fn a_required_place_that_is_gone_is_done_without() {
+    let (mut cycle, mut installation) = calm();
+    installation.layout = Layout::TwoDirectories;
+    cycle.kinds.insert(Kind::PlaceLost);
+    let whole = |seed: &u64| choose_loss(2, &mut StdRng::seed_from_u64(*seed)).1.is_empty();
+    cycle.seed = (0..).find(whole).expect("one in four is");
+    let mut stage = Stage::default();
+    cycle::run(&mut stage, &cycle, &installation, &pgkeep());
+    assert!(
+        stage.found.harm.as_ref().is_some_and(|harm| harm.starts_with("lost ")),
+        "{:?}",
+        stage.found
+    );
+    let audited = &stage.found.audited;
+    assert_eq!((audited.elsewhere, audited.restores), (2, 2), "{audited:?}");
+    assert!(audited.promised > 0, "{audited:?}");
+    assert_eq!(
+        audited.refusals.len(),
+        1,
+        "from the lost place alone nothing comes back: {audited:?}"
+    );
 }
