@@ -216,7 +216,8 @@ impl Cluster {
             .stdout
     }
 
-    /// Lets PostgreSQL compare every heap with its TOAST and every B-tree with its heap, in all databases.
+    /// Lets PostgreSQL compare every heap with its TOAST and every B-tree with its heap, in all databases. What is prepared
+    /// is rolled back first: it holds locks that the comparison would wait for, without end.
     ///
     /// # Panics
     /// With what `pg_amcheck` found.
@@ -229,6 +230,10 @@ impl Cluster {
             "--parent-check",
             "--rootdescend",
         ];
+        let prepared = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()";
+        for name in self.sql(prepared).lines().filter(|name| !name.is_empty()) {
+            self.sql(&format!("ROLLBACK PREPARED '{name}'"));
+        }
         self.program("pg_amcheck").args(options).run().ok();
     }
 
