@@ -5,7 +5,7 @@
 //! The walk only lists and stats; the caller reads the files, `global/pg_control` last and through
 //! [`crate::control::ControlFile::read_at`].
 //! Read next: `walk.rs` for the order and the links, `classify.rs` for the path grammar, `exclude.rs` for the table of
-//! what is left out, `tablespaces.rs` for what a tablespace may be.
+//! what is left out, `tablespaces.rs` for what a tablespace may be, `own.rs` for which files a server makes by itself.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,13 +19,16 @@ use crate::control::ControlFile;
 
 pub mod classify;
 pub mod exclude;
-mod names;
+pub mod names;
+pub mod own;
 pub mod path;
 pub mod tablespaces;
 pub mod walk;
 
 pub use classify::{Class, Fork, RelSegment, classify};
 pub use exclude::{EXCLUSIONS, Exclusion};
+pub use names::Names;
+pub use own::is_postgresqls_own;
 pub use path::RelPath;
 pub use tablespaces::Tablespace;
 pub use walk::{Found, SkipReason, Walk};

@@ -12,7 +12,7 @@ use rustix::fs::Dir;
 
 /// A sorted listing that hands out one name after the other.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub struct Names {
     arena: Vec<u8>,
     offsets: Vec<u32>,
     next: usize,
@@ -21,7 +21,9 @@ pub(super) struct Names {
 
 impl Names {
     /// Lists a directory. A directory that was removed meanwhile has no names.
-    pub(super) fn list(dir: impl AsFd) -> Result<Names> {
+    /// # Errors
+    /// `Unsupported` for more names than are kept; `Io`.
+    pub fn list(dir: impl AsFd) -> Result<Names> {
         let mut names = Names::default();
         let mut entries = Dir::read_from(dir).map_err(std::io::Error::from)?;
         while let Some(entry) = entries.read() {
@@ -40,7 +42,9 @@ impl Names {
     }
 
     /// A listing of names that are known beforehand.
-    pub(super) fn of<'a>(known: impl IntoIterator<Item = &'a [u8]>) -> Result<Names> {
+    /// # Errors
+    /// As [`Names::list`].
+    pub fn of<'a>(known: impl IntoIterator<Item = &'a [u8]>) -> Result<Names> {
         let mut names = Names::default();
         for name in known {
             names.push(name)?;
@@ -75,7 +79,7 @@ impl Names {
     }
 
     /// The next name, in order.
-    pub(super) fn advance(&mut self) -> Option<&CStr> {
+    pub fn advance(&mut self) -> Option<&CStr> {
         let offset = *self.offsets.get(self.next)?;
         self.next += 1;
         Some(name_at(&self.arena, offset))
@@ -87,7 +91,7 @@ impl Names {
     }
 
     /// True if the directory held `name` when it was listed.
-    pub(super) fn contains(&self, name: &[u8]) -> bool {
+    pub fn contains(&self, name: &[u8]) -> bool {
         self.offsets
             .binary_search_by(|offset| name_at(&self.arena, *offset).to_bytes().cmp(name))
             .is_ok()

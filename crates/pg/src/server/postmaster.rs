@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use pgkeep_base::{Error, Result, ResultExt};
 use rustix::process::{Pid, test_kill_process};
 
+/// Names of the server's program.
+const NAMES: [&str; 3] = ["postgres", "postmaster", "edb-postgres"];
 /// The file that a server keeps in its data directory while it runs.
 const FILE: &str = "postmaster.pid";
 
@@ -121,7 +123,7 @@ fn serves(pid: i32, data_dir: &Path) -> bool {
         // No /proc to ask: it lives, so it counts.
         return true;
     };
-    if !["postgres", "postmaster", "edb-postgres"].contains(&name.trim()) {
+    if !NAMES.contains(&name.trim()) {
         return false;
     }
     // A server works in its data directory. The numbers are compared, as mounts give a directory several names.
@@ -130,6 +132,33 @@ fn serves(pid: i32, data_dir: &Path) -> bool {
         (Ok(works_in), Ok(here)) => works_in == here,
         _ => true,
     }
+}
+
+/// The data directory, other than `data_dir`, of a running server that has `location` as a tablespace or as its `pg_wal`.
+///
+/// Servers of other users may not be seen; only root sees all.
+pub fn server_using(location: &Path, data_dir: &Path) -> Option<PathBuf> {
+    let place = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let (wanted, own) = (place(location)?, place(data_dir));
+    let processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let mut directories: Vec<PathBuf> = processes
+        .filter(|process| is_postgresql(&process.path()))
+        .filter_map(|process| std::fs::read_link(process.path().join("cwd")).ok())
+        .filter(|directory| place(directory) != own)
+        .collect();
+    directories.sort();
+    directories.dedup();
+    directories.into_iter().find(|directory| {
+        let links = std::fs::read_dir(directory.join("pg_tblspc")).into_iter().flatten();
+        links
+            .filter_map(Result::ok)
+            .any(|link| place(&link.path()) == Some(wanted))
+    })
+}
+
+fn is_postgresql(process: &Path) -> bool {
+    let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+    NAMES.contains(&name.trim())
 }
 
 /// Whether a process exists and is not a zombie.
