@@ -27,6 +27,7 @@ use pgkeep_base::{BackupId, ByteSize, ClusterName};
 use pgkeep_repo::lineage::Lineage;
 
 pub(crate) use archiving::Archiving;
+pub(crate) use journals::cache_path;
 pub(crate) use plan::open_data_directory;
 pub use plan::{BackupPlan, plan};
 pub use run::run;

@@ -18,16 +18,17 @@ use super::tree::Tree;
 use pgkeep_repo::lineage::Lineage;
 
 use crate::engine::Engine;
+use crate::wal::local::LocalSegment;
 use crate::wal::map::Holder;
 
 /// No sealed object is shorter: its header alone is longer. What is, was cut off: no content, but proof that there was
 /// one, so that nobody takes the segment before for the last.
 const OBJECT_BYTES_MIN: u64 = 256;
 
-/// One content that was archived of a segment.
+/// One content of a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content {
-    /// Whether it was archived as the segment, or as its `.partial` file.
+    /// Whether it was archived as the segment, or as its `.partial` file, or not at all.
     pub holder: Holder,
     /// Keyed hash of the plaintext.
     pub hash: String,
@@ -35,6 +36,8 @@ pub struct Content {
     pub bytes: u64,
     /// Index of the places that list it, as bits.
     pub places: u64,
+    /// A file outside of the archive that has it, too, or alone.
+    pub local: Option<LocalSegment>,
 }
 
 /// The archive of a lineage, from some segment on.
@@ -46,10 +49,19 @@ pub struct Archive {
     pub segment_size: SegmentSize,
     /// Its timelines.
     pub tree: Tree,
+    /// Those that the archive itself tells of.
+    listed_tree: Tree,
     /// Timelines whose stored history can't be used or read, with the reason. The tree may have it from elsewhere.
     pub bad_histories: Vec<(TimelineId, Error)>,
     segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
-    cut: BTreeMap<(TimelineId, u64), Holder>,
+    cut: BTreeMap<(TimelineId, u64), Vec<Cut>>,
+}
+
+/// An object of which no place has more than its first bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Cut {
+    holder: Holder,
+    hash: String,
 }
 
 /// What is known of a lineage's timelines from elsewhere: its heads.
@@ -94,6 +106,7 @@ impl Archive {
         Ok(Archive {
             lineage: lineage.clone(),
             segment_size,
+            listed_tree: tree.clone(),
             tree,
             bad_histories,
             segments: found.segments,
@@ -109,19 +122,57 @@ impl Archive {
     /// Whether more was archived of a segment than any place has: of an object nothing but its first bytes are left. The
     /// segment is lost then, not absent; a `.partial` file is not all of it.
     pub fn is_cut(&self, timeline: TimelineId, number: u64) -> bool {
-        let at_least = |lost: &Holder| {
-            !self
-                .contents(timeline, number)
-                .iter()
-                .any(|content| content.holder <= *lost)
+        let contents = self.contents(timeline, number);
+        let is_lost = |cut: &Cut| {
+            let instead = |content: &Content| content.holder <= cut.holder || content.hash == cut.hash;
+            !contents.iter().any(instead)
         };
-        self.cut.get(&(timeline, number)).is_some_and(at_least)
+        let cut = self.cut.get(&(timeline, number));
+        cut.into_iter().flatten().any(is_lost)
+    }
+
+    /// Whether a content is the one that was cut off: its name tells.
+    pub fn was_cut(&self, timeline: TimelineId, number: u64, hash: &str) -> bool {
+        let cut = self.cut.get(&(timeline, number));
+        cut.into_iter().flatten().any(|cut| cut.hash == hash)
     }
 
     /// Such segments, in order.
     pub fn cut_segments(&self) -> impl Iterator<Item = (TimelineId, u64)> {
         let all = self.cut.keys().copied();
         all.filter(|(timeline, number)| self.is_cut(*timeline, *number))
+    }
+
+    /// Adds a content that the archive doesn't have.
+    pub fn add_saved(&mut self, local: &LocalSegment, hash: String) {
+        let segment = local.segment;
+        let contents = self.segments.entry((segment.timeline, segment.number)).or_default();
+        contents.push(Content {
+            holder: Holder::Saved,
+            hash,
+            bytes: segment.size.bytes(),
+            places: 0,
+            local: Some(local.clone()),
+        });
+    }
+
+    /// Forgets all contents that the archive doesn't have, and what only they told of timelines.
+    pub fn forget_saved(&mut self) {
+        for contents in self.segments.values_mut() {
+            contents.retain(|content| content.holder != Holder::Saved);
+        }
+        self.segments.retain(|_, contents| !contents.is_empty());
+        self.tree.clone_from(&self.listed_tree);
+    }
+
+    /// Takes note of a file that has the same content as something archived. False where nothing archived has it.
+    pub fn note_local(&mut self, local: &LocalSegment, hash: &str) -> bool {
+        let key = (local.segment.timeline, local.segment.number);
+        let contents = self.segments.get_mut(&key).into_iter().flatten();
+        let mut same = contents.filter(|content| content.hash == hash);
+        same.next()
+            .map(|content| content.local.get_or_insert_with(|| local.clone()))
+            .is_some()
     }
 
     /// The largest segment number of a timeline of which anything was archived.
@@ -210,7 +261,7 @@ impl Archive {
 struct Found {
     segment_size: SegmentSize,
     segments: BTreeMap<(TimelineId, u64), Vec<Content>>,
-    cut: BTreeMap<(TimelineId, u64), Holder>,
+    cut: BTreeMap<(TimelineId, u64), Vec<Cut>>,
     histories: BTreeMap<(TimelineId, String), ObjectName>,
     timelines: Vec<TimelineId>,
 }
@@ -272,8 +323,14 @@ impl Found {
         };
         let key = (segment.timeline, segment.number);
         if object.bytes < OBJECT_BYTES_MIN {
-            let lost = self.cut.entry(key).or_insert(holder);
-            *lost = holder.min(*lost);
+            let cut = self.cut.entry(key).or_default();
+            let lost = Cut {
+                holder,
+                hash: name.hash,
+            };
+            if !cut.contains(&lost) {
+                cut.push(lost);
+            }
             return;
         }
         let contents = self.segments.entry(key).or_default();
@@ -286,6 +343,7 @@ impl Found {
                     hash: name.hash,
                     bytes: object.bytes,
                     places: place,
+                    local: None,
                 });
                 contents.sort_by_key(|content| content.holder);
             }

@@ -12,6 +12,7 @@ use pgkeep_store::Store;
 
 use super::archive::{Archive, Content};
 use crate::engine::Engine;
+use crate::wal::local::LocalSegment;
 use crate::wal::map::Holder;
 
 /// The content of a segment that was chosen.
@@ -91,7 +92,8 @@ fn longer(segment: WalSegment, mut known: Chosen, other: Chosen) -> Result<Chose
     }
 }
 
-fn relation(a: &Chosen, b: &Chosen) -> Relation {
+/// How two contents of one segment relate.
+pub fn relation(a: &Chosen, b: &Chosen) -> Relation {
     let (Some(first), Some(second)) = (&a.facts, &b.facts) else {
         return Relation::Unknown;
     };
@@ -108,18 +110,55 @@ async fn open(
     segment: WalSegment,
     content: &Content,
 ) -> Result<Result<Chosen>> {
-    let name = archive.object_name(&segment, content)?;
-    match open_wal(stores, engine.opener().await?, engine.naming(), &name).await {
-        Ok((header, bytes)) => Ok(Ok(Chosen {
-            hash: content.hash.clone(),
-            holder: content.holder,
-            facts: header.facts,
-            bytes,
-            notes: Vec::new(),
-        })),
-        Err(why @ Unread::Refused(_)) => Err(why.into_error(&name)),
-        Err(why) => Ok(Err(why.into_error(&name))),
+    if let (Holder::Saved, Some(local)) = (content.holder, &content.local) {
+        return Ok(open_local(engine, local, &content.hash));
     }
+    let name = archive.object_name(&segment, content)?;
+    let why = match open_wal(stores, engine.opener().await?, engine.naming(), &name).await {
+        Ok((header, bytes)) => {
+            return Ok(Ok(Chosen {
+                hash: content.hash.clone(),
+                holder: content.holder,
+                facts: header.facts,
+                bytes,
+                notes: Vec::new(),
+            }));
+        }
+        Err(why @ Unread::Refused(_)) => return Err(why.into_error(&name)),
+        Err(why) => why.into_error(&name),
+    };
+    let local = content.local.as_ref();
+    let opened = local.and_then(|local| Some((local, open_local(engine, local, &content.hash).ok()?)));
+    let Some((local, mut chosen)) = opened else {
+        return Ok(Err(why));
+    };
+    let path = local.path.display();
+    chosen.notes.push(format!(
+        "the archive's {segment} can't be used ({why}); the same content is taken from {path}"
+    ));
+    Ok(Ok(chosen))
+}
+
+/// Opens a file outside of the archive, which must have the content of that hash.
+pub fn open_local(engine: &Engine, local: &LocalSegment, hash: &str) -> Result<Chosen> {
+    let inspected = local.inspect()?;
+    let digest = engine.naming().digest(inspected.content.source())?;
+    if digest.hash != hash {
+        return Err(Error::conflict(format!(
+            "{} was changed meanwhile",
+            local.path.display()
+        )));
+    }
+    Ok(Chosen {
+        hash: digest.hash,
+        holder: Holder::Saved,
+        facts: Some(WalFacts {
+            segment: inspected.facts,
+            prefix: digest.prefix,
+        }),
+        bytes: inspected.content.into_bytes()?,
+        notes: Vec::new(),
+    })
 }
 
 /// The facts of the content to use, as far as facts alone tell: of the longest that is not known to fork from an earlier
@@ -129,7 +168,8 @@ async fn open(
 /// `Invalid` for a segment that can't be.
 pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegment) -> Result<Option<WalFacts>> {
     let mut best: Option<WalFacts> = None;
-    for content in archive.contents(segment.timeline, segment.number) {
+    let contents = archive.contents(segment.timeline, segment.number).iter();
+    for content in contents.filter(|content| content.holder != Holder::Saved) {
         let name = archive.object_name(&segment, content)?;
         let header = read_wal_header(&engine.stores(), engine.opener().await?, &name, Some(content.bytes)).await;
         let Some(facts) = header.ok().and_then(|header| header.facts) else {

@@ -36,6 +36,17 @@ impl Tree {
         }
     }
 
+    /// The same with a history more; what it says of its ancestors counts only where nothing was known of them.
+    #[must_use]
+    pub fn with(&self, history: &TimelineHistory) -> Tree {
+        let known = self.histories.values().cloned();
+        let ancestors = history.switches().iter();
+        let rebuilt = ancestors.filter_map(|switch| history.ancestor(switch.timeline));
+        let news = rebuilt.chain([history.clone()]);
+        let news = news.filter(|new| !self.histories.contains_key(&new.timeline()));
+        Tree::new(known.chain(news), self.seen.iter().copied().chain([history.timeline()]))
+    }
+
     /// The history of a timeline: stored, or rebuilt from a descendant's.
     pub fn history(&self, timeline: TimelineId) -> Option<&TimelineHistory> {
         self.histories.get(&timeline)

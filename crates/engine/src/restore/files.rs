@@ -1,41 +1,52 @@
-//! Writes the files of a backup into a layout.
+//! Writes the files of a backup into a layout, or brings what is there to what they are.
 //!
 //! Invariants: nothing is written outside of the places of the layout, whatever a manifest says (`files/directory.rs`);
 //! what is read was verified by the reader; `pg_control` gets its name when all else is durable, so that a restore that
-//! was killed can't be started, and the next one starts over (`files/marker.rs`).
-//! Read next: `files/entries.rs` for the walk, `files/jobs.rs` for the work, `files/finish.rs` for the end.
+//! was killed can't be started, and the next one starts over, or goes on (`files/marker.rs`).
+//! Read next: `files/entries.rs` for the walk, `files/flow.rs` for how pieces become jobs, `files/jobs.rs` for the work,
+//! `files/finish.rs` for the end. Over an existing cluster: `files/claim/over.rs`, `files/survey.rs`, `files/sift.rs`.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use pgkeep_base::{ByteSize, Error, Event, Result};
+use pgkeep_base::{Event, Result};
 use pgkeep_repo::head::PhysicalHead;
 use pgkeep_repo::reader::BackupReader;
-use tokio::sync::mpsc;
 
 use crate::engine::Engine;
-use crate::restore::layout::{Layout, free_bytes};
+use crate::restore::existing::Existing;
+use crate::restore::layout::Layout;
 
 mod claim;
 mod directory;
+mod ending;
 mod entries;
 mod finish;
+mod flow;
 mod jobs;
+mod known;
 mod marker;
 mod owner;
+mod sift;
+mod survey;
 mod target;
 
 pub(super) use directory::{Directory, Making};
+pub(super) use entries::{name as entry_name, pieces};
 pub(super) use finish::WAITING_CONTROL;
+pub(super) use jobs::JobBuilder;
+pub(super) use known::Remembered;
 pub(super) use marker::Marker;
 pub use owner::{Ids, Ownership};
+pub(super) use sift::{Together, sift};
+pub(super) use survey::{Findings, Sites, Surplus, is, survey};
+pub(super) use target::{Piece, Taking, Target};
 
-use claim::Places;
-use entries::{Entries, Walked};
-use jobs::{JOBS_MAX, Job};
+use claim::{Held, Places};
+use ending::Ending;
+use entries::Walked;
+use jobs::JOBS_MAX;
 
 /// The first Linux whose `syncfs` reports what could not be written.
 const SYNCFS_REPORTS_SINCE: (u32, u32) = (5, 8);
@@ -55,6 +66,14 @@ pub struct Written {
     pub seconds: f64,
     /// How much of that went into making it durable.
     pub sync_seconds: f64,
+    /// Of the bytes of files, how many were there already.
+    pub kept_bytes: u64,
+    /// Bytes that were read from the repository, as they are stored.
+    pub fetched_bytes: u64,
+    /// Bytes of files that had to be written.
+    pub written_bytes: u64,
+    /// How many files and directories were removed, each with all that was in it.
+    pub removed: u64,
     /// What an operator should read.
     pub notes: Vec<String>,
 }
@@ -88,21 +107,79 @@ where
         mode: directory_mode(head),
         ids: ownership.usual(),
     };
-    let needed = reader.head().source_bytes;
-    let places = claim::claim(layout, &reader.head().id, engine.now(), making)
-        .map_err(|error| explain(layout, needed, 0, error))?;
+    let ending = Ending {
+        layout,
+        needed: reader.head().source_bytes,
+        over: false,
+    };
+    let places = claim::claim(layout, reader.head(), engine.now(), making).map_err(|error| ending.explain(0, error))?;
     let run = Run {
         engine,
         reader,
         layout,
+        ending,
         places: &places,
         ownership: &ownership,
         making,
         done: AtomicU64::new(0),
     };
-    let written = run.write(jobs.clamp(1, JOBS_MAX), before_control).await;
-    let done = run.done.load(Ordering::Relaxed);
-    let mut written = written.map_err(|error| explain(layout, needed, done, error))?;
+    let mut written = run.finish(jobs, before_control).await?;
+    written.seconds = began.elapsed().as_secs_f64();
+    Ok(written)
+}
+
+/// Brings an existing cluster to the files of a backup: what fits is kept, what differs is fetched, what is too much is
+/// removed. `before_change` runs when the cluster is locked and judged, and before anything in it is changed, with its
+/// open directory: it saves what must not get lost.
+///
+/// Otherwise as [`write_all`].
+///
+/// # Errors
+/// As [`write_all`]. Whatever ends it early leaves a directory that PostgreSQL won't start, marked as unfinished: running
+/// it again goes on.
+pub(super) async fn write_over<S, F>(
+    engine: &Engine,
+    reader: &BackupReader,
+    layout: &Layout,
+    existing: &Existing,
+    jobs: usize,
+    before_change: S,
+    before_control: F,
+) -> Result<Written>
+where
+    S: AsyncFnOnce(&Directory, Making) -> Result<()>,
+    F: AsyncFnOnce(&Path) -> Result<()>,
+{
+    let began = Instant::now();
+    let head = reader.head().physical()?;
+    let ownership = Ownership::of_backup(head)?;
+    let making = Making {
+        mode: directory_mode(head),
+        ids: ownership.usual(),
+    };
+    let ending = Ending {
+        layout,
+        needed: reader.head().source_bytes,
+        over: true,
+    };
+    let held = Held::hold(layout, existing, making)?;
+    before_change(&held.target, making).await?;
+    let places = held
+        .take(reader.head(), engine.now(), making)
+        .map_err(|error| ending.explain(0, error))?;
+    let run = Run {
+        engine,
+        reader,
+        layout,
+        ending,
+        places: &places,
+        ownership: &ownership,
+        making,
+        done: AtomicU64::new(0),
+    };
+    let removed = run.remove_surplus().await.map_err(|error| ending.explain(0, error))?;
+    let mut written = run.finish(jobs, before_control).await?;
+    written.removed = removed;
     written.seconds = began.elapsed().as_secs_f64();
     Ok(written)
 }
@@ -120,6 +197,7 @@ struct Run<'a> {
     engine: &'a Engine,
     reader: &'a BackupReader,
     layout: &'a Layout,
+    ending: Ending<'a>,
     places: &'a Places,
     ownership: &'a Ownership,
     making: Making,
@@ -127,13 +205,21 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    async fn finish<F>(&self, jobs: usize, before_control: F) -> Result<Written>
+    where
+        F: AsyncFnOnce(&Path) -> Result<()>,
+    {
+        let written = self.write(jobs.clamp(1, JOBS_MAX), before_control).await;
+        let done = self.done.load(Ordering::Relaxed);
+        written.map_err(|error| self.ending.explain(done, error))
+    }
+
     async fn write<F>(&self, jobs: usize, before_control: F) -> Result<Written>
     where
         F: AsyncFnOnce(&Path) -> Result<()>,
     {
-        let Walked {
-            tops, skipped, counts, ..
-        } = self.copy(jobs).await?;
+        let (walked, done) = self.copy(jobs).await?;
+        let Walked { tops, skipped, counts } = walked;
         finish::complete(self.places, &tops, self.layout, self.making)?;
         finish::write_last(self.places, &tops, self.reader.last(), self.layout, self.ownership)?;
         before_control(&self.layout.target).await?;
@@ -146,72 +232,36 @@ impl Run<'_> {
         block(|| finish::sync_all(self.places))?;
         let unsettled = finish::publish(self.places, &tops)?;
         let last = self.reader.last();
+        let last_bytes: u64 = last
+            .iter()
+            .filter_map(|entry| entry.file())
+            .map(|span| span.bytes)
+            .sum();
         Ok(Written {
             files: counts.files + last.len() as u64,
-            bytes: counts.bytes
-                + last
-                    .iter()
-                    .filter_map(|entry| entry.file())
-                    .map(|span| span.bytes)
-                    .sum::<u64>(),
+            bytes: counts.bytes + last_bytes,
             hole_bytes: counts.holes,
             directories: counts.directories,
-            seconds: 0.0,
             sync_seconds: syncing.elapsed().as_secs_f64(),
+            kept_bytes: done.bytes - done.written,
+            fetched_bytes: done.fetched,
+            written_bytes: done.written + last_bytes,
             notes: self.notes(&skipped).into_iter().chain(unsettled).collect(),
+            ..Written::default()
         })
     }
 
-    /// Copies everything but the last entries: one walks along the manifest, the others read and write.
-    async fn copy(&self, jobs: usize) -> Result<Walked> {
-        let (sender, receiver) = mpsc::channel(jobs);
-        let (walked, ()) = futures::try_join!(self.walk(sender), self.work(receiver, jobs))?;
-        Ok(walked)
-    }
-
-    /// Does jobs, so many at once, until there are no more.
-    async fn work(&self, mut queue: mpsc::Receiver<Job>, jobs: usize) -> Result<()> {
-        let synced = !syncfs_reports();
-        let mut running = FuturesUnordered::new();
-        let mut open = true;
-        loop {
-            tokio::select! {
-                job = queue.recv(), if open && running.len() < jobs => match job {
-                    Some(job) => running.push(self.job(job, synced)),
-                    None => open = false,
-                },
-                Some(done) = running.next(), if !running.is_empty() => done?,
-                else => return Ok(()),
-            }
-        }
-    }
-
-    async fn job(&self, job: Job, synced: bool) -> Result<()> {
-        let bytes = job.run(self.reader.source(), synced).await?;
-        self.advance(bytes);
-        Ok(())
-    }
-
-    async fn walk(&self, jobs: mpsc::Sender<Job>) -> Result<Walked> {
-        let mut stream = self.reader.entries();
-        let mut entries = Entries::new(self.places, self.ownership);
-        // A closed channel means that a job failed: its error is the one to report.
-        let gone = |_| Error::cancelled("the restore has failed already");
-        let mut holes = 0;
-        while let Some(block) = stream.next_block().await? {
-            for entry in block {
-                for job in entries.next(entry)? {
-                    jobs.send(job).await.map_err(gone)?;
-                }
-            }
-            self.advance(entries.counts().holes - holes);
-            holes = entries.counts().holes;
-        }
-        let mut walked = entries.finish();
-        if let Some(job) = walked.rest.take() {
-            jobs.send(job).await.map_err(gone)?;
-        }
-        Ok(walked)
+    /// Removes what the backup doesn't have, first of all: it may take the space that is needed.
+    async fn remove_surplus(&self) -> Result<u64> {
+        survey::clear_dropped(&self.layout.dropped, self.reader.head())?;
+        let sites = Sites {
+            target: self.places.target.clone(),
+            tablespaces: self.places.tablespaces.clone(),
+            wal_elsewhere: self.places.wal_elsewhere.clone(),
+        };
+        let mut removal = survey::Removal { removed: 0 };
+        survey(self.reader, &sites, &mut removal).await?;
+        Ok(removal.removed)
     }
 
     fn advance(&self, bytes: u64) {
@@ -235,56 +285,12 @@ impl Run<'_> {
     }
 }
 
-/// Says what became of the target, and what a full disk lacks.
-fn explain(layout: &Layout, needed: u64, done: u64, error: Error) -> Error {
-    if !is_full(&error) {
-        return error
-            .or_hint("What was written can't be started; the same `pgkeep restore` empties it and begins anew.");
-    }
-    let size = |bytes| ByteSize(bytes).to_string();
-    let places = std::iter::once(&layout.target).chain(layout.tablespaces.iter().map(|tablespace| &tablespace.to));
-    let free: Vec<String> = places
-        .map(|place| {
-            let free = free_bytes(place).map_or("an unknown amount".to_owned(), size);
-            format!("{free} free at {}", place.display())
-        })
-        .collect();
-    Error::io(format!(
-        "there is no space left for the restore into {}",
-        layout.target.display()
-    ))
-    .detail(format!(
-        "the backup has {}, {} were written; {}",
-        size(needed),
-        size(done),
-        free.join(", ")
-    ))
-    .hint("Make space and run the same `pgkeep restore` again, or choose a larger place with `--into`.")
-    .source(error)
-}
-
 /// Runs what may block for long. On a runtime of one thread everything waits.
-fn block<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn block<T>(work: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
     }
-}
-
-/// Whether the operating system said that there is no space, or that the quota is used up.
-fn is_full(error: &Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        if matches!(
-            kind,
-            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        ) {
-            return true;
-        }
-        next = cause.source();
-    }
-    false
 }
 
 /// Older kernels forget write errors that `syncfs` should report: then each file is synced by itself.

@@ -1,8 +1,8 @@
 //! Where a restore puts the data directory and the tablespaces, checked before anything is touched.
 //!
-//! Invariant: a layout that passed [`Layout::check`] names places that are absent, empty, or hold pgkeep's own
-//! unfinished restore, none inside another or inside somebody's data directory. The same is checked once more, through
-//! open descriptors, when the places are claimed: `files/claim.rs`.
+//! Invariant: a layout that passed [`Layout::check`] names places that are absent, empty, hold pgkeep's own unfinished
+//! restore, or (with `--delta`) the cluster that was backed up, none inside another or inside somebody's data directory.
+//! The same is checked once more, through open descriptors, when the places are claimed: `files/claim.rs`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,12 +15,13 @@ use pgkeep_repo::manifest::{Content, EntryKind};
 use pgkeep_repo::paths::DataPath;
 use pgkeep_repo::reader::BackupReader;
 
+use super::existing::Existing;
 use crate::path::MadeTablespace;
 
 mod check;
 
 pub(super) use check::state_of;
-pub use check::{TargetState, free_bytes, inspect};
+pub use check::{TargetState, free_bytes, inspect, resolve};
 
 /// Where everything goes.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -29,6 +30,8 @@ pub struct Layout {
     pub target: PathBuf,
     /// The tablespaces that are links, by ascending OID.
     pub tablespaces: Vec<TablespaceTarget>,
+    /// Tablespaces that the directory links to and the backup doesn't have: OID and location. They are emptied.
+    pub dropped: Vec<(u32, PathBuf)>,
 }
 
 /// Where one tablespace goes.
@@ -52,8 +55,8 @@ impl TablespaceTarget {
     }
 }
 
-/// The layout of a backup below `target`, with tablespaces moved as `moves` say (old location, new location), checked
-/// against what is on disk. Costs one or two ranged reads per tablespace; changes nothing.
+/// The layout of a backup below `target`, with tablespaces moved as `moves` say (old location, new location), else where
+/// the links of an existing directory lead, checked against what is on disk. Costs one or two ranged reads per tablespace; changes nothing.
 ///
 /// `made` are those that recovery makes: PostgreSQL demands that their locations exist, and writes into what is there, be
 /// it a living cluster's. So they get places like all others, and can't be moved.
@@ -66,14 +69,30 @@ pub async fn plan(
     moves: &[(PathBuf, PathBuf)],
     made: &[MadeTablespace],
     reader: &BackupReader,
+    existing: Option<&Existing>,
 ) -> Result<Layout> {
     let recorded = recorded_locations(reader).await?;
     let target = resolve_target(target)?;
     refuse_moving(moves, made)?;
     let mut tablespaces = apply_moves(&recorded, moves)?;
     add_made(&mut tablespaces, made)?;
-    let layout = Layout { target, tablespaces };
-    layout.check()?;
+    let mut dropped = Vec::new();
+    for (oid, location) in existing.iter().flat_map(|existing| &existing.tablespaces) {
+        match tablespaces.iter_mut().find(|tablespace| tablespace.oid == *oid) {
+            // Recovery makes it anew, and would take stale files for its own.
+            Some(tablespace) if tablespace.made_at.is_some() => dropped.push((*oid, location.clone())),
+            // What the directory itself links to is its own, wherever the backed up cluster had it.
+            Some(tablespace) if tablespace.from == tablespace.to => tablespace.to.clone_from(location),
+            Some(_) => {}
+            None => dropped.push((*oid, location.clone())),
+        }
+    }
+    let layout = Layout {
+        target,
+        tablespaces,
+        dropped,
+    };
+    layout.check(existing)?;
     Ok(layout)
 }
 

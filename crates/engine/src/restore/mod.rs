@@ -2,17 +2,23 @@
 //!
 //! Invariants: nothing is touched before the plan says that the target can be reached; nothing is written outside of
 //! the target directory and the mapped tablespaces; `pg_control` is written last. `resolve` chooses
-//! the backup and the stop, `plan` is the value that is shown and then run.
+//! the backup and the stop, `plan` is the value that is shown and then run. Over an existing cluster: `existing` is what
+//! it says of itself, `saved` what becomes of its WAL, `over` what fits (docs/adr/0011).
 
+pub mod existing;
 pub mod files;
 pub mod layout;
 pub mod left_behind;
+mod notes;
+pub mod over;
 pub mod plan;
 pub mod recovery;
 pub mod request;
 pub mod resolve;
 pub mod run;
+pub mod saved;
 pub mod settings;
+pub mod sources;
 pub mod start;
 pub mod unreachable;
 

@@ -2,23 +2,28 @@
 //!
 //! Invariant: making it reads and changes nothing; a plan exists only if its target can be reached.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use pgkeep_base::{Error, PgMajor, RecoveryTarget, Result};
+use pgkeep_base::{Error, PgMajor, RecoveryTarget, Result, ResultExt, TargetTimeline};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::reader::BackupReader;
 use pgkeep_repo::sign::TrustList;
 
+use super::existing::Existing;
 use super::layout::{self, Layout, TargetState};
 use super::left_behind::{LeftBehind, left_behind};
+use super::notes::notes;
+use super::over::{self, Compared, Found};
 use super::recovery::RecoveryPlan;
 use super::request::RestoreRequest;
 use super::resolve::{Resolved, resolve};
+use super::saved::SavedWal;
+use super::sources::{Sources, load};
 use crate::catalogue::{self, Backup, Catalogue, missing_packs};
 use crate::engine::Engine;
 use crate::path::{Archive, Position};
-use crate::window::head_timelines;
+use crate::wal::local::LocalWal;
 
 /// A restore that can be run.
 pub struct RestorePlan {
@@ -50,6 +55,10 @@ pub struct RestorePlan {
     pub notes: Vec<String>,
     /// What `wal fetch` will answer by; `None` for a standby.
     pub recovery: Option<RecoveryPlan>,
+    /// The cluster that is restored over, with `--delta`, and what was found there.
+    pub over: Option<(Existing, Found)>,
+    /// WAL of the target that the archive doesn't have: all of it is kept.
+    pub saved: SavedWal,
     pub(super) reader: BackupReader,
 }
 
@@ -57,6 +66,28 @@ impl RestorePlan {
     /// Major of the cluster.
     pub fn major(&self) -> Result<PgMajor> {
         PgMajor::from_version_num(self.backup.head().pg_version_num)
+    }
+
+    /// What a restore over an existing cluster would keep and fetch, by comparing every byte; `None` for any other.
+    ///
+    /// # Errors
+    /// As [`over::compare`].
+    pub async fn compare(&self, engine: &Engine) -> Result<Option<Compared>> {
+        match &self.over {
+            Some((existing, _)) => over::compare(engine, &self.reader, &self.layout, existing)
+                .await
+                .map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a saved segment is one that will be replayed.
+    pub fn replays(&self, file: &super::saved::SavedFile) -> bool {
+        let planned = file
+            .segment
+            .zip(self.recovery.as_ref())
+            .and_then(|(segment, recovery)| recovery.segments.get(segment.number));
+        planned.is_some_and(|planned| Some(planned.segment) == file.segment && planned.hash == file.hash)
     }
 }
 
@@ -68,37 +99,46 @@ impl RestorePlan {
 pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePlan> {
     let cluster = engine.setup().cluster(request.cluster.as_ref())?.name.clone();
     need_identity(engine)?;
-    let target_state = layout::inspect(&request.into)?;
+    let (target, existing) = look(&request)?;
     let catalogue = catalogue::load(engine, Some(&cluster)).await?;
-    let lineage = choose_lineage(&catalogue, &request)?;
+    let lineage = choose_lineage(&catalogue, &request, existing.as_ref())?;
+    if let Some(existing) = &existing {
+        existing.must_be(lineage.system_identifier, &target)?;
+    }
     let backups: Vec<&Backup> = catalogue.physical(&lineage).collect();
-    let archive = load_archive(engine, &lineage, &backups).await?;
+    let sources = load(engine, &lineage, &backups, local_wal(&target, &request, &lineage)?).await?;
     let asked = as_asked(&request);
-    let resolved = resolve(engine, &archive, &backups, &asked).await?;
-    let left_behind = left_behind(engine, &archive, &resolved).await?;
-    let resolved = aim_at_stop(engine, &archive, &backups, &asked, resolved).await?;
+    let (mut sources, resolved, left_behind) =
+        resolve_all(engine, sources, &backups, &asked, existing.as_ref()).await?;
+    let resolved = aim_at_stop(engine, &sources.archive, &backups, &asked, resolved).await?;
+    sources.saved.keep_planned(&sources.archive, &resolved.walked.map);
+    let archive = &sources.archive;
 
     let backup = resolved.backup.clone();
     let reader =
         BackupReader::of_head(engine.stores(), engine.opener().await?.clone(), backup.verified.clone()).await?;
     refuse_incomplete(engine, &backup).await?;
-    let layout = layout::plan(
-        &request.into,
-        &request.tablespaces,
-        resolved.walked.search.tablespaces(),
-        &reader,
-    )
-    .await?;
+    let (layout, target_state, over) = places(engine, &request, &resolved, &reader, existing).await?;
     let bytes = backup.head().source_bytes;
     let free_bytes = free_everywhere(&layout);
-    if let Some(free) = free_bytes.filter(|free| *free < bytes && target_state != TargetState::Unfinished) {
-        return Err(no_room(&layout.target, bytes, free));
+    if over.is_some() {
+        sources.saved.must_fit(&layout.target)?;
     }
-    let notes = notes(&catalogue, &lineage, &archive, &resolved, &left_behind);
+    let needed = needed(
+        bytes,
+        target_state,
+        over.as_ref().map(|(_, found)| found),
+        &sources.saved,
+        &layout,
+    );
+    if let Some(free) = free_bytes.filter(|free| *free < needed) {
+        return Err(no_room(&layout.target, needed, free));
+    }
+    let notes = notes(&catalogue, &lineage, &sources, &resolved, &left_behind);
     let why = why(&resolved, &request);
     let wal_bytes = resolved.walked.map.len() * archive.segment_size.bytes();
     let trust = engine.opener().await?.trust().to_list();
-    let recovery = (!request.standby).then(|| recovery_plan(&archive, &resolved, trust));
+    let recovery = (!request.standby).then(|| recovery_plan(&sources, &resolved, trust));
     let (stop, last_finished) = (resolved.stop, resolved.walked.search.last_finished());
     Ok(RestorePlan {
         lineage,
@@ -114,9 +154,75 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
         left_behind,
         notes,
         recovery,
+        over,
+        saved: sources.saved,
         reader,
         request,
     })
+}
+
+/// Where everything goes, and what is there.
+async fn places(
+    engine: &Engine,
+    request: &RestoreRequest,
+    resolved: &Resolved<'_>,
+    reader: &BackupReader,
+    existing: Option<Existing>,
+) -> Result<(Layout, TargetState, Option<(Existing, Found)>)> {
+    let made = resolved.walked.search.tablespaces();
+    let layout = layout::plan(&request.into, &request.tablespaces, made, reader, existing.as_ref()).await?;
+    let Some(existing) = existing else {
+        let state = layout::inspect(&layout.target)?;
+        return Ok((layout, state, None));
+    };
+    existing.must_be_of(PgMajor::from_version_num(reader.head().pg_version_num)?, &layout.target)?;
+    over::spare(engine, &request.precious, &layout)?;
+    let found = over::look(reader, &layout, &existing).await?;
+    Ok((layout, TargetState::Existing, Some((existing, found))))
+}
+
+/// The target without links, and the cluster that is there, where it is to be restored over.
+fn look(request: &RestoreRequest) -> Result<(PathBuf, Option<Existing>)> {
+    let absolute = std::path::absolute(&request.into).during(|| format!("find {}", request.into.display()))?;
+    let target = layout::resolve(&absolute);
+    let existing = match layout::inspect(&target)? {
+        _ if request.delta => Existing::look(&target)?,
+        TargetState::Unfinished => Existing::unfinished_over(&target)?,
+        _ => None,
+    };
+    Ok((target, existing))
+}
+
+/// The WAL of the target, where that is one that is restored over, or an unfinished restore that saved some.
+fn local_wal(target: &Path, request: &RestoreRequest, lineage: &Lineage) -> Result<Option<LocalWal>> {
+    let ours = request.delta || layout::inspect(target)? == TargetState::Unfinished;
+    let found = match ours {
+        true => LocalWal::read(target)?,
+        false => None,
+    };
+    Ok(found.filter(|found| found.system_identifier == lineage.system_identifier))
+}
+
+/// Resolves the target with all WAL that there is. Where the newest timeline is one that only the target directory knows,
+/// and the archive goes on past the point where it begins, that is some other copy's history, not the cluster's.
+async fn resolve_all<'a>(
+    engine: &Engine,
+    mut sources: Sources,
+    backups: &[&'a Backup],
+    asked: &RestoreRequest,
+    existing: Option<&Existing>,
+) -> Result<(Sources, Resolved<'a>, Vec<LeftBehind>)> {
+    sources.use_local(engine, asked, existing, false).await?;
+    let resolved = resolve(engine, &sources.archive, backups, asked).await?;
+    let left = left_behind(engine, &sources.archive, &resolved).await?;
+    let own = sources.saved.own_timelines.contains(&resolved.history.timeline());
+    if !own || left.is_empty() || asked.timeline != TargetTimeline::Latest {
+        return Ok((sources, resolved, left));
+    }
+    sources.use_local(engine, asked, existing, true).await?;
+    let resolved = resolve(engine, &sources.archive, backups, asked).await?;
+    let left = left_behind(engine, &sources.archive, &resolved).await?;
+    Ok((sources, resolved, left))
 }
 
 /// A backup of which a pack is missing is refused before anything is written.
@@ -155,15 +261,21 @@ fn as_asked(request: &RestoreRequest) -> RestoreRequest {
     asked
 }
 
-fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest) -> Result<Lineage> {
+fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest, existing: Option<&Existing>) -> Result<Lineage> {
     if let Some(id) = &request.backup {
         return Ok(catalogue.get(id)?.head().lineage());
     }
-    let physical = catalogue
-        .backups
-        .iter()
-        .filter(|backup| backup.head().physical().is_ok());
-    let newest = physical.max_by_key(|backup| backup.head().finished_at);
+    let wanted = existing.and_then(|existing| existing.system_identifier);
+    let newest = |fits: &dyn Fn(&Backup) -> bool| {
+        let physical = catalogue
+            .backups
+            .iter()
+            .filter(|backup| backup.head().physical().is_ok() && fits(backup));
+        physical.max_by_key(|backup| backup.head().finished_at)
+    };
+    // Of another cluster than the one that is there none is wanted; what is wrong is said by whoever compares.
+    let same = |backup: &Backup| wanted.is_none_or(|wanted| backup.head().system_identifier == wanted);
+    let newest = newest(&same).or_else(|| newest(&|_| true));
     newest
         .map(|backup| backup.head().lineage())
         .ok_or_else(|| match catalogue.bad.first() {
@@ -177,16 +289,6 @@ fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest) -> Result<Lin
                 ),
             None => Error::not_found("there is no backup of this cluster").hint("`pgkeep list` shows what there is."),
         })
-}
-
-async fn load_archive(engine: &Engine, lineage: &Lineage, backups: &[&Backup]) -> Result<Archive> {
-    let heads = backups.iter().filter_map(|backup| backup.head().physical().ok());
-    let first = heads.clone().map(|head| *head.needed_wal().start()).min().unwrap_or(0);
-    let size = heads
-        .map(|head| head.segment_bytes)
-        .next()
-        .unwrap_or(pgkeep_base::SegmentSize::DEFAULT);
-    Archive::load(engine, lineage, size, first, head_timelines(backups)).await
 }
 
 /// Recovery is told the timeline on which the stop lies: PostgreSQL records the timeline that it aims at as the parent
@@ -206,7 +308,7 @@ async fn aim_at_stop<'a>(
     again.backup = Some(resolved.backup.head().id.clone());
     again.target = RecoveryTarget::Lsn(resolved.stop.record);
     again.exclusive = false;
-    again.timeline = pgkeep_base::TargetTimeline::Numbered(own);
+    again.timeline = TargetTimeline::Numbered(own);
     let aimed = resolve(engine, archive, backups, &again).await?;
     Ok(Resolved {
         history: aimed.history.clone(),
@@ -214,7 +316,8 @@ async fn aim_at_stop<'a>(
     })
 }
 
-fn recovery_plan(archive: &Archive, resolved: &Resolved<'_>, trust: TrustList) -> RecoveryPlan {
+fn recovery_plan(sources: &Sources, resolved: &Resolved<'_>, trust: TrustList) -> RecoveryPlan {
+    let archive = &sources.archive;
     let lineage = archive.lineage.clone();
     let id = resolved.backup.head().id.clone();
     let mut plan = RecoveryPlan::new(
@@ -225,7 +328,9 @@ fn recovery_plan(archive: &Archive, resolved: &Resolved<'_>, trust: TrustList) -
         resolved.walked.map.clone(),
     );
     let with_file = |history: &&TimelineHistory| history.parent().is_some();
-    let histories = archive.tree.timelines().filter(with_file);
+    // The numbers of timelines that only the target directory knows are taken, too.
+    let own = sources.saved.histories.iter();
+    let histories = own.chain(archive.tree.timelines()).filter(with_file);
     plan.histories = histories
         .map(|history| (history.timeline(), history.format()))
         .collect();
@@ -245,58 +350,21 @@ fn why(resolved: &Resolved<'_>, request: &RestoreRequest) -> String {
     }
 }
 
-fn notes(
-    catalogue: &Catalogue,
-    lineage: &Lineage,
-    archive: &Archive,
-    resolved: &Resolved<'_>,
-    left_behind: &[LeftBehind],
-) -> Vec<String> {
-    let mut notes: Vec<String> = left_behind.iter().map(ToString::to_string).collect();
-    notes.extend(resolved.walked.notes.iter().cloned());
-    let mut others: Vec<String> = catalogue
-        .backups
-        .iter()
-        .map(|backup| backup.head().lineage())
-        .filter(|other| other != lineage)
-        .map(|other| other.system_identifier.to_string())
-        .collect();
-    others.dedup();
-    if !others.is_empty() {
-        notes.push(format!(
-            "backups of another cluster lie under the same name and are not considered: system identifier {}",
-            others.join(", ")
-        ));
-    }
-    for bad in catalogue.bad.iter().filter(|bad| bad.lineage == *lineage) {
-        notes.push(format!("backup {} is not considered: {}", bad.id, bad.error));
-    }
-    for (timeline, error) in &archive.bad_histories {
-        notes.push(format!(
-            "the history file of timeline {timeline} can't be used: {error}"
-        ));
-    }
-    for timeline in archive.tree.unexplained() {
-        notes.push(format!(
-            "timeline {timeline} is in the archive, but nothing says where it began: PostgreSQL stops when it asks for its \
-             history to find a free number at promotion"
-        ));
-    }
-    let untrusted = !resolved.backup.verified.trusted;
-    if untrusted {
-        notes.push(format!(
-            "the backup's signer {} is accepted because you said so",
-            resolved.backup.verified.signer.as_str()
-        ));
-    }
-    notes
+/// Bytes that the restore needs beside what is there: it removes first what is too much.
+fn needed(bytes: u64, state: TargetState, found: Option<&Found>, saved: &SavedWal, layout: &Layout) -> u64 {
+    let Some(found) = found else {
+        return if state == TargetState::Unfinished { 0 } else { bytes };
+    };
+    let (copied, linked) = saved.bytes_kept(&layout.target);
+    let freed = found.surplus_bytes.saturating_sub(linked);
+    (found.missing_bytes + copied).saturating_sub(freed)
 }
 
 /// Free bytes of all file systems that the restore writes to, each counted once.
 fn free_everywhere(layout: &Layout) -> Option<u64> {
     let mut counted = std::collections::BTreeSet::new();
     let mut free = None;
-    for place in places(layout) {
+    for place in paths(layout) {
         let existing = place.ancestors().find_map(|path| std::fs::metadata(path).ok());
         let device = existing.map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata));
         if let (Some(bytes), true) = (layout::free_bytes(&place), counted.insert(device)) {
@@ -306,15 +374,15 @@ fn free_everywhere(layout: &Layout) -> Option<u64> {
     free
 }
 
-fn no_room(target: &std::path::Path, bytes: u64, free: u64) -> Error {
+fn no_room(target: &Path, bytes: u64, free: u64) -> Error {
     use pgkeep_base::ByteSize;
     Error::refused(format!("{} has no room for the restore", target.display()))
         .detail(format!("{} needed, {} free", ByteSize(bytes), ByteSize(free)))
-        .hint("Choose another directory with `--into`, or map tablespaces with `--tablespace OLD=NEW`.")
+        .hint("Make space, choose another directory with `--into`, or map tablespaces with `--tablespace OLD=NEW`.")
 }
 
 /// The paths that a restore writes below.
-fn places(layout: &Layout) -> Vec<PathBuf> {
+fn paths(layout: &Layout) -> Vec<PathBuf> {
     std::iter::once(layout.target.clone())
         .chain(layout.tablespaces.iter().map(|tablespace| tablespace.to.clone()))
         .collect()

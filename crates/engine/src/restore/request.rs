@@ -43,6 +43,10 @@ pub struct RestoreRequest {
     pub standby: bool,
     /// Tablespace locations, old to new.
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Over the cluster that is there: keep what fits.
+    pub delta: bool,
+    /// Files of this installation: nothing that they lie in is restored over.
+    pub precious: Vec<PathBuf>,
 }
 
 impl RestoreRequest {

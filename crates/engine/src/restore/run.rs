@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use pgkeep_base::{Event, RecoveryTarget, Result, ResultExt, TargetTimeline};
 use pgkeep_pg::settings::{ArchiveChoice, RecoverySettings, StandbySettings};
 
-use super::files::{self, Written};
+use super::files::{self, Directory, Written};
 use super::plan::RestorePlan;
 use super::request::Archiving;
-use super::settings;
+use super::{over, saved, settings};
 use crate::engine::Engine;
 
 /// The complete commands that PostgreSQL will run: absolute program, configuration, identity, repository.
@@ -49,7 +49,7 @@ pub async fn run(engine: &Engine, plan: &RestorePlan, commands: &Commands, jobs:
     let (settings, archive) = (recovery_settings(plan, commands), archive_choice(plan, commands));
     let major = plan.major()?;
     let mut notes = Vec::new();
-    let written = files::write_all(engine, &plan.reader, &plan.layout, jobs, async |target: &Path| {
+    let finish = async |target: &Path| {
         notes = settings::write_settings(
             target,
             &settings,
@@ -59,8 +59,17 @@ pub async fn run(engine: &Engine, plan: &RestorePlan, commands: &Commands, jobs:
             plan.backup.head(),
         )?;
         Ok(())
-    })
-    .await
+    };
+    let written = match &plan.over {
+        None => files::write_all(engine, &plan.reader, &plan.layout, jobs, finish).await,
+        Some((existing, found)) => {
+            let keep = async |target: &Directory, making| {
+                over::must_be_as_found(&plan.reader, &plan.layout, existing, found).await?;
+                saved::keep(engine, &plan.saved, target, making)
+            };
+            files::write_over(engine, &plan.reader, &plan.layout, existing, jobs, keep, finish).await
+        }
+    }
     .during(|| {
         format!(
             "could not restore backup {} into {}",

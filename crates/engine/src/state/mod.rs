@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pgkeep_base::{Error, Result, ResultExt, failpoint};
+use pgkeep_repo::lineage::Lineage;
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
@@ -117,13 +118,9 @@ impl State {
         Ok(aside)
     }
 
-    /// Where the reuse caches and journals of a lineage live.
-    pub fn reuse_directory(&self, lineage: &pgkeep_repo::lineage::Lineage) -> Result<PathBuf> {
-        let path = self
-            .directory
-            .join("reuse")
-            .join(lineage.cluster.as_str())
-            .join(lineage.system_identifier.to_string());
+    /// Where the reuse caches and journals of a lineage live; made where it doesn't exist yet.
+    pub fn reuse_directory(&self, lineage: &Lineage) -> Result<PathBuf> {
+        let path = reuse_path(&self.directory, lineage);
         create_private_directory(&path).during(|| format!("create {}", path.display()))?;
         Ok(path)
     }
@@ -132,6 +129,12 @@ impl State {
     pub fn backup_lock_path(&self, cluster: &pgkeep_base::ClusterName) -> PathBuf {
         self.directory.join(format!("backup-{cluster}.lock"))
     }
+}
+
+/// Where the reuse caches and journals of a lineage live, below the state directory.
+pub fn reuse_path(state_dir: &Path, lineage: &Lineage) -> PathBuf {
+    let cluster = state_dir.join("reuse").join(lineage.cluster.as_str());
+    cluster.join(lineage.system_identifier.to_string())
 }
 
 fn cannot_open(source: rusqlite::Error) -> Error {

@@ -56,6 +56,18 @@ impl Content {
         }
     }
 
+    /// All of it, in memory.
+    pub(crate) fn into_bytes(self) -> Result<Vec<u8>> {
+        match self {
+            Content::Memory(bytes) => Ok(bytes),
+            Content::Disk(file) => {
+                let mut bytes = Vec::new();
+                file.read(0, file.bytes() as usize, &mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
     /// The first bytes, at most `length`.
     pub(crate) fn beginning(&self, length: usize) -> Result<Vec<u8>> {
         let mut buffer = Vec::new();

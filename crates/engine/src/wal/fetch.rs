@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgkeep_base::{ClusterName, Error, ErrorKind, Result, TimelineId, WalFile, WalSegment};
+use pgkeep_base::{ClusterName, Error, ErrorKind, Result, TimelineId, WalFile, WalSegment, limits};
 use pgkeep_repo::fetch::Unread;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::wal::{object_name, open_wal_to};
@@ -14,9 +14,12 @@ use pgkeep_store::ObjectName;
 
 use super::aim;
 use super::answer::{Answer, Asked, Found, answer};
+use super::content::Content;
 use super::deliver::Delivery;
 use super::lineage::{choose_cluster, data_directories_of, system_identifier_near};
+use super::local::saved_path;
 use super::lookup::{Lookup, Offer, Timelines};
+use super::map::{Holder, Planned};
 use crate::engine::Engine;
 use crate::path::Tree;
 use crate::restore::RecoveryPlan;
@@ -140,21 +143,39 @@ async fn planned(engine: &Engine, request: &FetchRequest, file: &WalFile, plan: 
     };
     let asked = relate(plan, segment);
     let finding = match (asked, plan.segments.get(segment.number)) {
-        (Asked::Planned, Some(planned)) => {
-            let held_by = planned.holder.file(&segment);
-            let Lineage {
-                cluster,
-                system_identifier,
-            } = &plan.lineage;
-            let name = object_name(cluster, *system_identifier, &held_by, planned.hash)?;
-            serve(&lookup, request, &name).await
-        }
+        (Asked::Planned, Some(planned)) => serve_planned(&lookup, request, plan, &planned).await?,
         (Asked::BeyondPlan, _) => serve_best(&lookup, request, file).await,
         _ => Finding::absent(format!(
             "segment {segment}, which the recovery plan takes from another timeline,"
         )),
     };
     Ok(conclude(asked, finding))
+}
+
+async fn serve_planned(
+    lookup: &Lookup<'_>,
+    request: &FetchRequest,
+    plan: &RecoveryPlan,
+    planned: &Planned<'_>,
+) -> Result<Finding> {
+    let saved = (planned.holder == Holder::Saved).then(|| serve_saved(lookup, request, planned));
+    if let Some(found) = &saved
+        && found.found == Found::Good
+    {
+        return Ok(Finding::good());
+    }
+    let Lineage {
+        cluster,
+        system_identifier,
+    } = &plan.lineage;
+    let held_by = planned.holder.file(&planned.segment);
+    let name = object_name(cluster, *system_identifier, &held_by, planned.hash)?;
+    let archived = serve(lookup, request, &name).await;
+    // What was saved may have been archived meanwhile. Where it was not, what is wrong with the saved file counts.
+    Ok(match saved {
+        Some(saved) if archived.found != Found::Good => saved,
+        _ => archived,
+    })
 }
 
 /// Where a segment lies in relation to the plan.
@@ -323,6 +344,39 @@ async fn serve(lookup: &Lookup<'_>, request: &FetchRequest, name: &ObjectName) -
         Ok(_) => delivery.finish().map_or_else(undelivered, |()| Finding::good()),
         Err(why) => Finding::unread(why, name),
     }
+}
+
+/// Writes a segment that was saved from the directory that was restored over.
+fn serve_saved(lookup: &Lookup<'_>, request: &FetchRequest, planned: &Planned<'_>) -> Finding {
+    let path = saved_path(&request.working_directory, planned);
+    let mut delivery = match Delivery::begin(&destination(request), &request.working_directory) {
+        Ok(delivery) => delivery,
+        Err(error) => return undelivered(error),
+    };
+    match copy_saved(lookup.engine(), &path, planned, &mut delivery) {
+        Ok(()) => delivery.finish().map_or_else(undelivered, |()| Finding::good()),
+        Err(error) => Finding::from_error(error.during(format!("read {}", path.display()))),
+    }
+}
+
+/// Hands over what has the hash that the plan names.
+fn copy_saved(engine: &Engine, path: &Path, planned: &Planned<'_>, delivery: &mut Delivery) -> Result<()> {
+    let content = Content::open(path, &WalFile::Segment(planned.segment.name()))?;
+    let source = content.source();
+    let mut buffer = Vec::new();
+    let mut at = 0;
+    while at < source.bytes() {
+        let length = (source.bytes() - at).min(limits::CHUNK_BYTES_MAX);
+        delivery.write(source.read(at, length as usize, &mut buffer)?)?;
+        at += length;
+    }
+    // Hashed from what was just read or from the same open file; a file that is written to meanwhile is nobody's.
+    if engine.naming().digest(source)?.hash == planned.hash {
+        return Ok(());
+    }
+    Err(Error::corrupt(
+        "its content is not the one that the recovery plan names",
+    ))
 }
 
 /// It is there and good, and still PostgreSQL does not get it.

@@ -4,23 +4,54 @@
 //! gives the names of future segments to old files, and writes over them. Reading changes nothing.
 //! Memory: the names; content is read one file at a time, and in parts where it is large.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::facts::SegmentFacts;
-use pgkeep_base::{Error, ErrorKind, Result, ResultExt, SegmentSize, SystemId, TimelineId, WalFile, WalSegment};
+use pgkeep_base::{Error, Result, ResultExt, SegmentSize, SystemId, TimelineId, WalFile, WalSegment};
 use pgkeep_pg::control::ControlFile;
 use pgkeep_pg::history::TimelineHistory;
+use pgkeep_pg::wal::read_segment_header;
 use pgkeep_repo::wal::WalSource;
 
 use super::content::Content;
 use super::inspect::{FIRST_PAGE_BYTES, identify, inspect};
-use super::map::Holder;
+use super::map::{Holder, Planned};
 use crate::restore::OWN_DIRECTORY;
 
-/// Directory of saved WAL below [`OWN_DIRECTORY`]; its files are named `<24 digits>-<hash>` and `<8 digits>.history-<hash>`.
+/// Directory of saved WAL below [`OWN_DIRECTORY`]; its files are named `<24 digits>-<hash>` and `<8 digits>.history-<hash>`,
+/// with `.copy` behind it for what a copy wrote that was never adopted.
 pub const SAVED_DIRECTORY: &str = "saved-wal";
 const HASH_DIGITS: usize = 32;
+const OF_COPY: &str = ".copy";
+/// Read at a time where nothing but zeros may be.
+const READ_BYTES: u64 = 1 << 20;
+
+/// Where a file of WAL was found; of equal ones the first is used.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Site {
+    /// Saved by an earlier restore over the directory.
+    Saved,
+    /// In its `pg_wal`.
+    PgWal,
+    /// Saved by an earlier restore over the directory, which held a copy that was never adopted.
+    SavedOfCopy,
+}
+
+/// The name under which a segment's content is saved.
+pub fn saved_name(segment: &WalSegment, hash: &str) -> String {
+    format!("{segment}-{hash}")
+}
+
+/// The name under which something is saved that is not the cluster's own.
+pub fn of_copy(name: &str) -> String {
+    format!("{name}{OF_COPY}")
+}
+
+/// Where a segment of a recovery lies that was saved from its data directory.
+pub fn saved_path(data_directory: &Path, planned: &Planned<'_>) -> PathBuf {
+    let directory = data_directory.join(OWN_DIRECTORY).join(SAVED_DIRECTORY);
+    directory.join(saved_name(&planned.segment, planned.hash))
+}
 
 /// A segment's file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +62,8 @@ pub struct LocalSegment {
     pub holder: Holder,
     /// Where it is.
     pub path: PathBuf,
-    /// It was saved by an earlier restore.
-    pub saved: bool,
+    /// What kind of place that is.
+    pub site: Site,
 }
 
 /// What a segment's file holds now.
@@ -50,6 +81,8 @@ pub struct LocalHistory {
     pub history: TimelineHistory,
     /// Where it is.
     pub path: PathBuf,
+    /// What kind of place that is.
+    pub site: Site,
 }
 
 /// The WAL of one data directory.
@@ -65,46 +98,54 @@ pub struct LocalWal {
     pub histories: Vec<LocalHistory>,
     /// Files that bear the name of WAL and are not this cluster's, with the reason.
     pub strange: Vec<(PathBuf, String)>,
+    /// Files in `pg_wal` that bear the name of WAL, hold something, and are nothing of the above: damaged, or another
+    /// cluster's.
+    pub unread: Vec<(WalFile, PathBuf)>,
 }
 
 impl LocalWal {
     /// Lists the WAL of a data directory. `pg_wal` may be a link. The control file may be lost: then the segments tell
-    /// whose they are.
+    /// whose they are. `None` where nothing does.
     ///
     /// # Errors
-    /// `Refused` where there is no `pg_wal`, or nothing in it says which cluster it is of; `Io` where it can't be read.
-    pub fn read(data_directory: &Path) -> Result<LocalWal> {
+    /// `Io` where it can't be read.
+    pub fn read(data_directory: &Path) -> Result<Option<LocalWal>> {
         let files = list(data_directory)?;
         let control = ControlFile::read(data_directory).ok();
         let known = control.map(|control| (control.system_id, control.segment_size));
-        let (system_identifier, segment_size) = known
-            .or_else(|| files.iter().find_map(|file| file.identity()))
-            .ok_or_else(|| nobodys(data_directory))?;
+        let known = known.or_else(|| files.iter().find_map(|file| file.identity()));
+        let Some((system_identifier, segment_size)) = known else {
+            return Ok(None);
+        };
         let mut wal = LocalWal {
             system_identifier,
             segment_size,
             segments: Vec::new(),
             histories: Vec::new(),
             strange: Vec::new(),
+            unread: Vec::new(),
         };
         for file in files {
             wal.take(file);
         }
         wal.segments
-            .sort_by_key(|s| (s.segment.timeline, s.segment.number, s.holder, s.saved));
+            .sort_by_key(|s| (s.segment.timeline, s.segment.number, s.holder, s.site));
         wal.histories.sort_by_key(|history| history.history.timeline());
-        Ok(wal)
+        Ok(Some(wal))
     }
 
     fn take(&mut self, found: FoundFile) {
         let holder = match &found.file {
             WalFile::Segment(_) => Holder::Segment,
             WalFile::Partial(_) => Holder::Partial,
-            WalFile::History(timeline) => return self.take_history(*timeline, found.path),
+            WalFile::History(timeline) => return self.take_history(*timeline, found),
             WalFile::BackupHistory(_) => return,
         };
-        // What does not begin as its name says was prepared for later use, or was never written.
         let Some((header, segment)) = found.identified() else {
+            // What is whole and another segment was prepared for later use.
+            if found.holds_something() {
+                self.take_unread(found);
+            }
             return;
         };
         if header.system_id != self.system_identifier {
@@ -112,33 +153,39 @@ impl LocalWal {
                 "it was written by another cluster, with system identifier {}",
                 header.system_id
             );
-            return self.strange.push((found.path, why));
+            self.strange.push((found.path.clone(), why));
+            return self.take_unread(found);
         }
-        if header.segment_size == self.segment_size && header.page_timeline <= segment.timeline {
-            self.segments.push(LocalSegment {
-                segment,
-                holder,
-                path: found.path,
-                saved: found.saved,
-            });
+        if header.segment_size != self.segment_size || header.page_timeline > segment.timeline {
+            return self.take_unread(found);
+        }
+        self.segments.push(LocalSegment {
+            segment,
+            holder,
+            path: found.path,
+            site: found.site,
+        });
+    }
+
+    fn take_unread(&mut self, found: FoundFile) {
+        if found.site == Site::PgWal {
+            self.unread.push((found.file, found.path));
         }
     }
 
-    fn take_history(&mut self, timeline: TimelineId, path: PathBuf) {
-        let read = std::fs::read(&path).map_err(Error::from);
+    fn take_history(&mut self, timeline: TimelineId, found: FoundFile) {
+        let read = std::fs::read(&found.path).map_err(Error::from);
         match read.and_then(|text| TimelineHistory::parse(timeline, &text)) {
-            Ok(history) => self.histories.push(LocalHistory { history, path }),
-            Err(error) => self.strange.push((path, error.to_string())),
+            Ok(history) => self.histories.push(LocalHistory {
+                history,
+                path: found.path,
+                site: found.site,
+            }),
+            Err(error) => {
+                self.strange.push((found.path.clone(), error.to_string()));
+                self.take_unread(found);
+            }
         }
-    }
-
-    /// The smallest number of each timeline.
-    pub fn first_numbers(&self) -> BTreeMap<TimelineId, u64> {
-        let mut first = BTreeMap::new();
-        for LocalSegment { segment, .. } in &self.segments {
-            first.entry(segment.timeline).or_insert(segment.number);
-        }
-        first
     }
 }
 
@@ -207,13 +254,22 @@ impl WalSource for Beginning<'_> {
 struct FoundFile {
     file: WalFile,
     path: PathBuf,
-    saved: bool,
+    site: Site,
 }
 
 impl FoundFile {
     fn identified(&self) -> Option<(pgkeep_pg::wal::SegmentHeader, WalSegment)> {
         let content = Content::open(&self.path, &self.file).ok()?;
         identify(&self.file, &content.beginning(FIRST_PAGE_BYTES).ok()?).ok()
+    }
+
+    /// Whether it is neither whole, under whatever name, nor empty.
+    fn holds_something(&self) -> bool {
+        let Ok(content) = Content::open(&self.path, &self.file) else {
+            return false;
+        };
+        let beginning = content.beginning(FIRST_PAGE_BYTES).unwrap_or_default();
+        read_segment_header(&beginning).is_err() && !is_zero(content.source())
     }
 
     fn identity(&self) -> Option<(SystemId, SegmentSize)> {
@@ -223,54 +279,56 @@ impl FoundFile {
     }
 }
 
+fn is_zero(source: &dyn WalSource) -> bool {
+    let mut buffer = Vec::new();
+    let parts = (0..source.bytes()).step_by(READ_BYTES as usize);
+    parts.into_iter().all(|at| {
+        let length = (source.bytes() - at).min(READ_BYTES) as usize;
+        let read = source.read(at, length, &mut buffer);
+        read.is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    })
+}
+
 fn list(data_directory: &Path) -> Result<Vec<FoundFile>> {
     let saved = data_directory.join(OWN_DIRECTORY).join(SAVED_DIRECTORY);
-    let mut found = list_directory(&data_directory.join("pg_wal"), false).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::refused(format!("there is no WAL in {}", data_directory.display()))
-            .detail("it has no directory pg_wal, or that leads nowhere")
-            .hint("Name the data directory, the one that holds PG_VERSION, as PGDATA of `pgkeep wal salvage`."),
-        _ => error,
-    })?;
-    match list_directory(&saved, true) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        kept => found.extend(kept?),
-    }
+    let mut found = list_directory(&data_directory.join("pg_wal"), &in_pg_wal)?;
+    found.extend(list_directory(&saved, &in_saved)?);
     Ok(found)
 }
 
-fn list_directory(directory: &Path, saved: bool) -> Result<Vec<FoundFile>> {
+/// The name of the WAL file that a file is, and where it is, by the name that it has there.
+type Reading<'a> = &'a dyn Fn(&str) -> Option<(&str, Site)>;
+
+fn in_pg_wal(name: &str) -> Option<(&str, Site)> {
+    Some((name, Site::PgWal))
+}
+
+fn in_saved(name: &str) -> Option<(&str, Site)> {
+    let (name, site) = match name.strip_suffix(OF_COPY) {
+        Some(name) => (name, Site::SavedOfCopy),
+        None => (name, Site::Saved),
+    };
+    let end = name.len().checked_sub(HASH_DIGITS + 1)?;
+    name.get(..end).map(|name| (name, site))
+}
+
+fn list_directory(directory: &Path, reading: Reading<'_>) -> Result<Vec<FoundFile>> {
     let during = || format!("list {}", directory.display());
     let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::not_found(format!("there is no {}", directory.display())));
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.during(during)?,
     };
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.during(during)?;
         let name = entry.file_name();
-        let name = name.to_str().unwrap_or_default();
-        let name = match (saved, name.len().checked_sub(HASH_DIGITS + 1)) {
-            (false, _) => name,
-            (true, Some(end)) => name.get(..end).unwrap_or_default(),
-            (true, None) => continue,
-        };
-        if let Some(file) = WalFile::parse(name) {
+        let read = name.to_str().and_then(reading);
+        if let Some((file, site)) = read.and_then(|(name, site)| Some((WalFile::parse(name)?, site))) {
             let path = entry.path();
-            found.push(FoundFile { file, path, saved });
+            found.push(FoundFile { file, path, site });
         }
     }
     Ok(found)
-}
-
-fn nobodys(data_directory: &Path) -> Error {
-    Error::refused(format!(
-        "nothing in {} says which cluster it is",
-        data_directory.display()
-    ))
-    .detail("its global/pg_control can't be read, and no WAL segment of it can")
-    .hint("Name the data directory, the one that holds PG_VERSION; `pgkeep wal list` shows what is archived.")
 }
 
 #[cfg(test)]

@@ -15,13 +15,15 @@ pub enum Holder {
     Segment,
     /// The object of its `.partial` file: only its beginning is valid.
     Partial,
+    /// A file that was saved from the data directory that is being restored over. The archive doesn't have it.
+    Saved,
 }
 
 impl Holder {
-    /// The archived file that holds the content of `segment`.
+    /// The archived file that holds, or would hold, the content of `segment`.
     pub fn file(self, segment: &WalSegment) -> WalFile {
         match self {
-            Holder::Segment => WalFile::Segment(segment.name()),
+            Holder::Segment | Holder::Saved => WalFile::Segment(segment.name()),
             Holder::Partial => WalFile::Partial(format!("{}.partial", segment.name())),
         }
     }

@@ -4,7 +4,7 @@
 //! of an unfinished one its valid beginning is stored as a `.partial` file, never under the segment's own name: the
 //! server may yet go on in it. What another cluster wrote is passed over and told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use pgkeep_repo::lineage::Lineage;
 use super::content::Content;
 use super::inspect::facts_in_parts;
 use super::lineage::{admit, choose_cluster};
-use super::local::{Inspected, LocalHistory, LocalSegment, LocalWal};
+use super::local::{Inspected, LocalHistory, LocalSegment, LocalWal, Site};
 use super::map::Holder;
 use super::push::Pushed;
 use super::store::{Known, store};
@@ -115,7 +115,7 @@ pub struct Salvaged {
 /// `Refused` where there is no WAL that could be salvaged; `Conflict` where its system identifier is not that of the
 /// cluster; `Unavailable` where a required place does not answer.
 pub async fn plan(engine: &Engine, request: &SalvageRequest) -> Result<SalvagePlan> {
-    let local = LocalWal::read(&request.data_directory)?;
+    let local = LocalWal::read(&request.data_directory)?.ok_or_else(|| nobodys(&request.data_directory))?;
     let running = is_running(&request.data_directory)?.is_some();
     let state = engine.state().ok();
     let system_identifier = local.system_identifier;
@@ -146,6 +146,12 @@ pub async fn plan(engine: &Engine, request: &SalvageRequest) -> Result<SalvagePl
     Ok(plan)
 }
 
+fn nobodys(data_directory: &Path) -> Error {
+    Error::refused(format!("nothing in {} says whose WAL it is", data_directory.display()))
+        .detail("its global/pg_control can't be read, and no segment in its pg_wal can")
+        .hint("Name the data directory, the one that holds PG_VERSION; `pgkeep wal list` shows what is archived.")
+}
+
 fn shown(files: &[(PathBuf, String)]) -> Vec<(String, String)> {
     files
         .iter()
@@ -171,6 +177,11 @@ impl SalvagePlan {
     }
 
     async fn add_segment(&mut self, engine: &Engine, there: &There<'_>, local: &LocalSegment) -> Result<()> {
+        if local.site == Site::SavedOfCopy {
+            let why = "it was saved from a restored copy that was never adopted".to_owned();
+            self.passed_over.push((local.path.display().to_string(), why));
+            return Ok(());
+        }
         let inspected = match local.inspect() {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let why = error.detail_text().unwrap_or_else(|| error.to_string());
@@ -236,12 +247,15 @@ impl SalvagePlan {
     }
 }
 
-/// What a segment's file is to the archive; `None` for an unfinished segment in which no record ends.
+/// What a segment's file is to the archive; `None` for an unfinished segment in which no record ends. Where one goes on
+/// from the segment before, which is not at hand, it is taken to end where its bytes do.
 fn what_it_is(local: &LocalSegment, inspected: &Inspected) -> Option<(WalFile, Extent)> {
     if inspected.is_complete(local.holder) {
         return Some((local.file(), Extent::Complete));
     }
-    let end = inspected.facts.last_record_end?;
+    let facts = &inspected.facts;
+    let continued = (facts.continued_bytes > 0 && facts.valid_to > facts.start).then_some(facts.valid_to);
+    let end = facts.last_record_end.or(continued)?;
     Some((Holder::Partial.file(&local.segment), Extent::UpTo(end)))
 }
 
@@ -306,7 +320,7 @@ async fn store_history(
     engine: &Engine,
     state: Option<&State>,
     plan: &SalvagePlan,
-    path: &std::path::Path,
+    path: &Path,
     file: &WalFile,
 ) -> Result<Pushed> {
     let content = Content::open(path, file).during(|| format!("read {}", path.display()))?;
@@ -365,7 +379,7 @@ async fn store_segment(
         .map(Some)
 }
 
-fn make_durable(path: &std::path::Path) -> Result<()> {
+fn make_durable(path: &Path) -> Result<()> {
     let file = std::fs::File::open(path).during(|| format!("open {}", path.display()))?;
     file.sync_data().during(|| format!("make {} durable", path.display()))
 }

@@ -77,6 +77,8 @@ async fn planned(world: &World, engine: &Engine, _: &ObjectName) -> Result<Strin
         action: None,
         archive: None,
         standby: false,
+        delta: false,
+        precious: Vec::new(),
         tablespaces: world
             .tablespace
             .iter()

@@ -57,6 +57,16 @@ fn scattered_changes_add_little() {
     restored.wait_recovered();
     let sum = "SELECT count(*), sum(id), sum(hashtext(content)) FROM t";
     assert_eq!(restored.sql(sum), shop.cluster.sql(sum));
+
+    drop(restored);
+    let over = ["--json", "restore", "--delta", "--into"];
+    let again = measured(shop.run(over).arg(shop.target("restored")));
+    let kept = number(&again["written"]["kept_bytes"]);
+    assert!(kept > bytes as u64 * 9 / 10, "{again}");
+    assert!(
+        number(&again["written"]["fetched_bytes"]) < number(&full["new_bytes"]) / 10,
+        "{again}"
+    );
 }
 
 /// Runs a command that must succeed, and must do with so much memory; gives its JSON.

@@ -14,6 +14,7 @@ mod backup_interrupted;
 mod backup_refusals;
 mod backup_size;
 mod damage;
+mod delta;
 mod demo;
 mod doctor;
 mod doubles;

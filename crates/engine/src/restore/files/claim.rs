@@ -1,21 +1,27 @@
-//! Takes the places of a layout: opens or creates them, locks, marks and empties them.
+//! Takes the places of a layout: opens or creates them, locks, marks and empties them, or takes over what is there.
 //!
-//! Invariant: what is emptied bears the mark of an unfinished restore for this very path, is locked, and no server
-//! runs in it. All places are judged before the first is changed.
+//! Invariants: what is emptied bears the mark of an unfinished restore for this very path, is locked, and no server
+//! runs in it. All places are judged before the first is changed. What is taken over (`claim/over.rs`) can't be started
+//! from before its first change on.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgkeep_base::{BackupId, Error, Result};
+use pgkeep_base::{Error, Result};
 use pgkeep_pg::server::is_running;
+use pgkeep_repo::head::Head;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::directory::{Directory, Making, failed};
 use super::marker::Marker;
 use crate::restore::layout::{Layout, TargetState, state_of};
+
+mod over;
+
+pub(super) use over::Held;
 
 /// The open places of a restore. The lock lasts as long as this does.
 #[derive(Debug)]
@@ -26,13 +32,17 @@ pub(in crate::restore) struct Places {
     pub tablespaces: BTreeMap<u32, Arc<Directory>>,
     /// Locations that an earlier try used and this one doesn't.
     pub abandoned: Vec<String>,
+    /// What is there is taken over.
+    pub over: bool,
+    /// Where `pg_wal` leads, if it is a link that stays.
+    pub wal_elsewhere: Option<Arc<Directory>>,
 }
 
 /// Takes all places of a layout for the restore of a backup.
 ///
 /// # Errors
 /// `Refused` where one holds something else, or a server runs; `Conflict` where another restore is at work; `Io`.
-pub(super) fn claim(layout: &Layout, backup: &BackupId, now: Timestamp, making: Making) -> Result<Places> {
+pub(super) fn claim(layout: &Layout, head: &Head, now: Timestamp, making: Making) -> Result<Places> {
     let target = open_or_make(&layout.target, making)?;
     lock(&target)?;
     let before = judge_target(&target, &layout.target)?;
@@ -46,7 +56,7 @@ pub(super) fn claim(layout: &Layout, backup: &BackupId, now: Timestamp, making: 
     if before.is_some() {
         Marker::clear_target(&target)?;
     }
-    let marker = Marker::new(backup, now, layout, before.as_ref());
+    let marker = Marker::new(head, now, layout, before.as_ref(), false);
     marker.put(&target, Making { mode: 0o700, ..making })?;
     Marker::clear_target(&target)?;
     target.own(making)?;
@@ -62,6 +72,8 @@ pub(super) fn claim(layout: &Layout, backup: &BackupId, now: Timestamp, making: 
         abandoned: abandoned.map(str::to_owned).collect(),
         target: Arc::new(target),
         tablespaces,
+        over: false,
+        wal_elsewhere: None,
     })
 }
 
@@ -76,7 +88,8 @@ impl Places {
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &Directory> {
-        std::iter::once(&*self.target).chain(self.tablespaces.values().map(|directory| &**directory))
+        let others = self.tablespaces.values().chain(&self.wal_elsewhere);
+        std::iter::once(&*self.target).chain(others.map(|directory| &**directory))
     }
 }
 
@@ -116,8 +129,11 @@ fn judge_target(target: &Directory, path: &Path) -> Result<Option<Marker>> {
             .hint("Choose another directory with `--into`."));
     }
     match state_of(target, path)? {
-        TargetState::Unfinished => Marker::of_target(target),
-        TargetState::Occupied => Err(taken(path)),
+        TargetState::Unfinished => match Marker::of_target(target)? {
+            Some(before) if before.is_over() => Err(taken(path)),
+            before => Ok(before),
+        },
+        TargetState::Occupied | TargetState::Existing => Err(taken(path)),
         TargetState::Absent | TargetState::Empty => Ok(None),
     }
 }

@@ -10,18 +10,19 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::{Error, Result, failpoint};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use pgkeep_base::{Error, Result, ResultExt, failpoint};
+use pgkeep_pg::datadir::Names;
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::owner::Ids;
 
-/// How deep [`Directory::clear`] descends: deeper than PostgreSQL or a backup nests.
-const DEPTH_MAX: u32 = 80;
+mod remove;
+
 /// A directory that names pgkeep's own files; they don't make a place occupied while they are all that is in it.
 pub(super) const OWN: &str = crate::restore::recovery::OWN_DIRECTORY;
 /// What a file system keeps in its own root.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
+pub(super) const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// An open directory.
 #[derive(Debug)]
@@ -85,6 +86,71 @@ impl Directory {
         Ok(made)
     }
 
+    /// Opens a directory in it, or makes it; gives it this owner and mode. Whatever else has the name is removed first.
+    pub fn take_over(&self, name: &[u8], making: Making) -> Result<Directory> {
+        if self.is_directory(name)?
+            && let Some(there) = self.enter(name)?
+        {
+            there.own(making)?;
+            return Ok(there);
+        }
+        self.remove(name)?;
+        self.make(name, making)
+    }
+
+    /// Opens a file in it for reading and writing, or makes it; gives it this owner, mode and length. Whatever else has
+    /// the name is removed first, and so is a file that has other names: what those show must stay as it is.
+    ///
+    /// The second value tells whether it was made.
+    pub fn take_over_file(&self, name: &[u8], making: Making, length: u64) -> Result<(File, bool)> {
+        let opened = self.open_own(name, OFlags::RDWR)?;
+        let made = opened.is_none();
+        let file = match opened {
+            Some(file) => {
+                own(&file, making, None).map_err(|errno| self.failed("give away", name, errno))?;
+                file
+            }
+            None => {
+                self.remove_any(name)?;
+                self.create(name, making)?
+            }
+        };
+        let wrong = |source| failed(format!("resize {}", self.shown(name).display()), source);
+        if file.metadata().map_err(wrong)?.len() != length {
+            self.point("engine.restore.resize", name)?;
+            file.set_len(length).map_err(wrong)?;
+        }
+        Ok((file, made))
+    }
+
+    /// Opens a regular file in it that has no other name; `None` for everything else, and where we may not.
+    pub fn open_own(&self, name: &[u8], access: OFlags) -> Result<Option<File>> {
+        check_name(name)?;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS) => return Ok(None),
+            Err(errno) => return Err(self.failed("open", name, errno)),
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| self.failed("look at", name, errno))?;
+        let plain = FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_nlink == 1;
+        Ok(plain.then(|| File::from(fd)))
+    }
+
+    /// Whether we may make and remove names in it.
+    pub fn may_be_changed(&self) -> bool {
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(&self.fd, ".", wanted, AtFlags::EACCESS).is_ok()
+    }
+
+    /// Opens a file in it for reading, whatever other names it has.
+    pub fn open_any(&self, name: &[u8]) -> Result<File> {
+        check_name(name)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty());
+        fd.map(File::from).map_err(|errno| self.failed("open", name, errno))
+    }
+
     /// Gives an open directory its owner and mode.
     pub fn own(&self, making: Making) -> Result<()> {
         let mode = (making.mode & 0o777) | 0o700;
@@ -94,7 +160,7 @@ impl Directory {
     /// Makes a file in it that was not there, with its owner and mode, open for writing.
     pub fn create(&self, name: &[u8], making: Making) -> Result<File> {
         check_name(name)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let initial = 0o600;
         self.point("engine.restore.create", name)?;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(initial))
@@ -143,6 +209,15 @@ impl Directory {
         Ok(())
     }
 
+    /// Makes a symbolic link in it, in the place of whatever has the name, unless it is there as it shall be.
+    pub fn relink(&self, name: &[u8], to: &Path, ids: Option<Ids>) -> Result<()> {
+        if self.read_link(name)?.as_deref() == Some(to) {
+            return Ok(());
+        }
+        self.remove_any(name)?;
+        self.link(name, to, ids)
+    }
+
     /// Reads a small file in it; `None` if there is none.
     pub fn read(&self, name: &[u8], bytes_max: u64) -> Result<Option<Vec<u8>>> {
         check_name(name)?;
@@ -187,13 +262,14 @@ impl Directory {
 
     /// Whether nothing is in it but what a restore that was killed at its very beginning leaves.
     pub fn is_vacant(&self) -> Result<bool> {
-        for name in self.names()? {
-            let leftover = match &name[..] {
+        let mut names = self.sorted_names()?;
+        while let Some(name) = names.advance() {
+            let leftover = match name.to_bytes() {
                 LOST_AND_FOUND => true,
                 // A file or link of that name is somebody else's.
                 name if name == OWN.as_bytes() && !self.is_directory(name)? => false,
                 name if name == OWN.as_bytes() => match self.enter(name)? {
-                    Some(own) => own.names()?.iter().all(|name| is_temporary(name)),
+                    Some(own) => own.holds_only(is_temporary)?,
                     None => true,
                 },
                 name => is_temporary(name),
@@ -205,51 +281,45 @@ impl Directory {
         Ok(true)
     }
 
-    /// Removes everything in it but `kept`. Stops at other file systems.
-    pub fn clear(&self, kept: &[&[u8]]) -> Result<()> {
-        self.clear_level(kept, DEPTH_MAX, self.stat()?.st_dev)
-    }
-
-    fn clear_level(&self, kept: &[&[u8]], depth: u32, device: u64) -> Result<()> {
-        if depth == 0 {
-            return Err(Error::refused(format!("{} nests too deeply", self.path.display())));
-        }
-        for name in self.names()? {
-            if kept.contains(&&name[..]) || name == LOST_AND_FOUND {
-                continue;
-            }
-            if self.is_directory(&name)? {
-                let Some(inner) = self.enter(&name)? else { continue };
-                if inner.stat()?.st_dev != device {
-                    return Err(
-                        Error::refused(format!("another file system is at {}", inner.path.display()))
-                            .hint("Unmount it, then run `pgkeep restore` again."),
-                    );
-                }
-                inner.clear_level(&[], depth - 1, device)?;
-                rustix::fs::unlinkat(&self.fd, &name[..], AtFlags::REMOVEDIR)
-                    .map_err(|errno| self.failed("remove", &name, errno))?;
-            } else {
-                self.remove(&name)?;
+    fn holds_only(&self, expected: fn(&[u8]) -> bool) -> Result<bool> {
+        let mut names = self.sorted_names()?;
+        while let Some(name) = names.advance() {
+            if !expected(name.to_bytes()) {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn is_directory(&self, name: &[u8]) -> Result<bool> {
-        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| self.failed("look at", name, errno))?;
-        Ok(FileType::from_raw_mode(stat.st_mode).is_dir())
+    /// Whether there is a directory of that name in it; a link to one is none.
+    pub fn is_directory(&self, name: &[u8]) -> Result<bool> {
+        Ok(self.stat_of(name)?.is_some_and(|stat| is_directory(&stat)))
     }
 
-    fn names(&self) -> Result<Vec<Vec<u8>>> {
-        let list = || -> rustix::io::Result<Vec<Vec<u8>>> {
-            let names = Dir::read_from(&self.fd)?.map(|entry| entry.map(|entry| entry.file_name().to_bytes().to_vec()));
-            names
-                .filter(|name| !matches!(name.as_deref(), Ok(b"." | b"..")))
-                .collect()
-        };
-        list().map_err(|errno| self.failed("list", b".", errno))
+    /// What the system says of something in it, links not followed; `None` if there is nothing of that name.
+    pub fn stat_of(&self, name: &[u8]) -> Result<Option<Stat>> {
+        check_name(name)?;
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.failed("look at", name, errno)),
+        }
+    }
+
+    /// Where a link in it leads; `None` if there is none of that name.
+    pub fn read_link(&self, name: &[u8]) -> Result<Option<PathBuf>> {
+        use std::os::unix::ffi::OsStringExt;
+        check_name(name)?;
+        match rustix::fs::readlinkat(&self.fd, name, Vec::new()) {
+            Ok(path) => Ok(Some(PathBuf::from(std::ffi::OsString::from_vec(path.into_bytes())))),
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+            Err(errno) => Err(self.failed("read the link", name, errno)),
+        }
+    }
+
+    /// Its names, sorted, in little memory.
+    pub fn sorted_names(&self) -> Result<Names> {
+        Names::list(&self.fd).during(|| format!("list {}", self.path.display()))
     }
 
     fn child(&self, name: &[u8], fd: OwnedFd) -> Directory {
@@ -295,6 +365,10 @@ pub(super) fn failed(doing: String, source: std::io::Error) -> Error {
 /// What a restore leaves that was killed before its marker had its name.
 fn is_temporary(name: &[u8]) -> bool {
     name.starts_with(b".pgkeep-new-")
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
 fn open_at(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {

@@ -1,21 +1,20 @@
-//! Goes along the entries of a backup: makes directories, and turns files into jobs.
+//! Goes along the entries of a backup: makes directories, or takes them over, and turns files into pieces.
 //!
-//! Invariant: an entry is put below the directory that this walk itself made for the entry before it, found by its
-//! descriptor; tablespaces have their own. What PostgreSQL or pgkeep would misunderstand in a restored directory is
-//! refused by name.
+//! Invariant: an entry is put below the directory that this walk itself made or took over for the entry before it, found
+//! by its descriptor; tablespaces have their own. What PostgreSQL or pgkeep would misunderstand in a restored directory
+//! is refused by name.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pgkeep_base::{Error, Result};
-use pgkeep_repo::manifest::{Content, Entry, EntryKind, FileSpan, Source};
+use pgkeep_repo::manifest::{Content, Entry, EntryKind, Extent, FileSpan, Source};
 use pgkeep_repo::paths::DataPath;
 
 use super::claim::Places;
 use super::directory::{Directory, Making, OWN};
-use super::jobs::{Job, JobBuilder};
 use super::owner::Ownership;
-use super::target::{Piece, PieceSource, Target};
+use super::target::{Piece, PieceSource, Taking, Target};
 
 /// What must not come out of a backup: each would change what the restored directory is.
 const REFUSED_AT_TOP: [&[u8]; 4] = [
@@ -31,7 +30,7 @@ pub(super) struct Counts {
     pub files: u64,
     pub directories: u64,
     pub bytes: u64,
-    /// Of these bytes, how many are holes now.
+    /// Of these bytes, how many need no piece, because they are holes.
     pub holes: u64,
 }
 
@@ -42,7 +41,6 @@ pub(super) struct Entries<'a> {
     levels: Vec<Level>,
     /// The file whose spans are coming in.
     open: Option<(DataPath, Arc<Target>)>,
-    jobs: JobBuilder,
     tops: Tops,
     skipped: BTreeSet<u32>,
     counts: Counts,
@@ -65,7 +63,6 @@ pub(super) struct Tops {
 
 /// What the walk leaves behind.
 pub(super) struct Walked {
-    pub rest: Option<Job>,
     pub tops: Tops,
     /// Tablespaces that were left out.
     pub skipped: BTreeSet<u32>,
@@ -83,7 +80,6 @@ impl<'a> Entries<'a> {
             ownership,
             levels: vec![top],
             open: None,
-            jobs: JobBuilder::default(),
             tops: Tops::default(),
             skipped: BTreeSet::new(),
             counts: Counts::default(),
@@ -95,11 +91,11 @@ impl<'a> Entries<'a> {
         self.counts
     }
 
-    /// Takes the next entry; gives the jobs that became full.
+    /// Takes the next entry; gives the pieces of a file.
     ///
     /// # Errors
     /// `Corrupt`, naming the path, for what a backup must not hold; `Conflict` and `Io` where it can't be made.
-    pub fn next(&mut self, entry: Entry) -> Result<Vec<Job>> {
+    pub fn next(&mut self, entry: Entry) -> Result<Vec<Piece>> {
         refuse_strange(&entry)?;
         self.leave(&entry.path);
         let above = self.levels.last().expect("the first level is never left");
@@ -124,9 +120,8 @@ impl<'a> Entries<'a> {
     }
 
     /// Ends the walk.
-    pub fn finish(mut self) -> Walked {
+    pub fn finish(self) -> Walked {
         Walked {
-            rest: self.jobs.finish(),
             tops: self.tops,
             skipped: self.skipped,
             counts: self.counts,
@@ -162,7 +157,12 @@ impl<'a> Entries<'a> {
         {
             return Err(bad(&path, "it is a directory here and a link in tablespace_map"));
         }
-        let made = Arc::new(parent.make(name(&path), making)?);
+        let made = match (&self.places.wal_elsewhere, path.as_bytes()) {
+            // The link stays, and what it leads to is used.
+            (Some(elsewhere), b"pg_wal") => elsewhere.clone(),
+            _ if self.places.over => Arc::new(parent.take_over(name(&path), making)?),
+            _ => Arc::new(parent.make(name(&path), making)?),
+        };
         match path.as_bytes() {
             b"global" => self.tops.global = Some(made.clone()),
             b"pg_tblspc" => self.tops.pg_tblspc = Some(made.clone()),
@@ -197,62 +197,76 @@ impl<'a> Entries<'a> {
         });
     }
 
-    fn file(&mut self, path: DataPath, span: FileSpan, parent: &Arc<Directory>, making: Making) -> Result<Vec<Job>> {
+    fn file(&mut self, path: DataPath, span: FileSpan, parent: &Arc<Directory>, making: Making) -> Result<Vec<Piece>> {
         let target = match self.open.take() {
             Some((open, target)) if open == path => target,
             _ if span.at != 0 => return Err(bad(&path, "the beginning of the file is missing")),
             _ => {
                 self.counts.files += 1;
                 let covered = span.is_last() && !has_holes(&span);
-                let length = (!covered).then_some(span.bytes);
-                Arc::new(Target::new(parent.clone(), name(&path), making, length))
+                let taking = match self.places.over {
+                    true => Taking::Over { length: span.bytes },
+                    false => Taking::Create {
+                        length: (!covered).then_some(span.bytes),
+                    },
+                };
+                Arc::new(Target::new(parent.clone(), name(&path), making, taking))
             }
         };
         self.counts.bytes += span.span_bytes();
+        if !self.places.over {
+            self.counts.holes += holes(&span);
+        }
         self.open = (!span.is_last()).then(|| (path, target.clone()));
-        Ok(self.pieces(&target, span))
+        Ok(pieces(&target, span, self.places.over))
     }
+}
 
-    fn pieces(&mut self, target: &Arc<Target>, span: FileSpan) -> Vec<Job> {
-        let mut full = Vec::new();
-        let mut at = span.at;
-        let mut push = |at, source| {
-            let target = target.clone();
-            full.extend(self.jobs.push(Piece { target, at, source }));
-        };
-        match span.content {
-            Content::Inline(bytes) => push(at, PieceSource::Inline(bytes)),
-            Content::Extents(extents) => {
-                if span.at == 0
-                    && !extents
-                        .iter()
-                        .any(|extent| matches!(extent.source, Source::Chunk { .. }))
-                {
-                    push(at, PieceSource::Nothing);
+/// The pieces of a span; with its zeros, where something else may be in their place.
+pub(in crate::restore) fn pieces(target: &Arc<Target>, span: FileSpan, with_zeros: bool) -> Vec<Piece> {
+    let mut found = Vec::new();
+    let mut at = span.at;
+    let mut push = |at, source| {
+        let target = target.clone();
+        found.push(Piece { target, at, source });
+    };
+    match span.content {
+        Content::Inline(bytes) => push(at, PieceSource::Inline(bytes)),
+        Content::Extents(extents) => {
+            let nothing = |extent: &Extent| extent.source == Source::Zeros;
+            if span.at == 0 && !with_zeros && extents.iter().all(nothing) {
+                push(at, PieceSource::Nothing);
+            }
+            for extent in extents {
+                let bytes = extent.bytes;
+                match extent.source {
+                    Source::Zeros if with_zeros => push(at, PieceSource::Zeros { bytes }),
+                    Source::Zeros => {}
+                    Source::Chunk { chunk, offset } => push(at, PieceSource::Chunk { chunk, offset, bytes }),
                 }
-                for extent in extents {
-                    let bytes = extent.bytes;
-                    match extent.source {
-                        Source::Zeros => self.counts.holes += bytes,
-                        Source::Chunk { chunk, offset } => push(at, PieceSource::Chunk { chunk, offset, bytes }),
-                    }
-                    at += bytes;
-                }
+                at += bytes;
             }
         }
-        full
+    }
+    found
+}
+
+fn holes(span: &FileSpan) -> u64 {
+    match &span.content {
+        Content::Inline(_) => 0,
+        Content::Extents(extents) => {
+            let zeros = extents.iter().filter(|extent| extent.source == Source::Zeros);
+            zeros.map(|extent| extent.bytes).sum()
+        }
     }
 }
 
 fn has_holes(span: &FileSpan) -> bool {
-    match &span.content {
-        Content::Inline(_) => false,
-        Content::Extents(extents) => extents.iter().any(|extent| extent.source == Source::Zeros),
-    }
+    holes(span) > 0
 }
 
 /// The last name of a path.
-fn name(path: &DataPath) -> &[u8] {
+pub(in crate::restore) fn name(path: &DataPath) -> &[u8] {
     path.as_bytes()
         .rsplit(|byte| *byte == b'/')
         .next()

@@ -26,9 +26,10 @@ pub(super) fn complete(places: &Places, tops: &Tops, layout: &Layout, making: Ma
         mode: 0o700 | making.mode,
         ..making
     };
-    let pg_wal = match &tops.pg_wal {
-        Some(pg_wal) => pg_wal.clone(),
-        None => Arc::new(places.target.make(b"pg_wal", directory)?),
+    let pg_wal = match (&tops.pg_wal, &places.wal_elsewhere) {
+        (Some(pg_wal), _) | (None, Some(pg_wal)) => pg_wal.clone(),
+        (None, None) if places.over => Arc::new(places.target.take_over(b"pg_wal", directory)?),
+        (None, None) => Arc::new(places.target.make(b"pg_wal", directory)?),
     };
     if pg_wal.enter(b"archive_status")?.is_none() {
         pg_wal.make(b"archive_status", directory)?;
@@ -47,7 +48,11 @@ pub(super) fn complete(places: &Places, tops: &Tops, layout: &Layout, making: Ma
         .as_ref()
         .ok_or_else(|| Error::corrupt("the backup has tablespaces and no directory \"pg_tblspc\""))?;
     for tablespace in tablespaces {
-        links.link(tablespace.oid.to_string().as_bytes(), &tablespace.to, making.ids)?;
+        let oid = tablespace.oid.to_string();
+        match places.over {
+            true => links.relink(oid.as_bytes(), &tablespace.to, making.ids)?,
+            false => links.link(oid.as_bytes(), &tablespace.to, making.ids)?,
+        }
     }
     Ok(())
 }
@@ -60,6 +65,10 @@ pub(super) fn write_last(
     layout: &Layout,
     ownership: &Ownership,
 ) -> Result<()> {
+    let put = |directory: &Directory, name: &[u8], content: &[u8], making| match places.over {
+        true => directory.replace(name, content, making),
+        false => directory.write(name, content, making),
+    };
     for entry in last {
         let making = Making {
             mode: entry.mode,
@@ -75,14 +84,14 @@ pub(super) fn write_last(
             }
         };
         match entry.path.as_bytes() {
-            path if path == CONTROL.as_bytes() => global(tops)?.write(WAITING_CONTROL, content, making)?,
+            path if path == CONTROL.as_bytes() => put(global(tops)?, WAITING_CONTROL, content, making)?,
             path if path == TABLESPACE_MAP.as_bytes() => {
                 let map = mapped(content, layout)?;
                 if !map.is_empty() {
-                    places.target.write(path, &map, making)?;
+                    put(&places.target, path, &map, making)?;
                 }
             }
-            path => places.target.write(path, content, making)?,
+            path => put(&places.target, path, content, making)?,
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pgkeep_base::{Error, Result};
 use pgkeep_repo::manifest::Chunk;
-use pgkeep_repo::reader::ChunkSource;
+use pgkeep_repo::reader::{ChunkSource, Fetch};
 
 use super::target::{Piece, PieceSource};
 
@@ -23,23 +23,23 @@ pub(super) const JOBS_MAX: usize = 6;
 
 /// Pieces that are written together.
 #[derive(Debug, Default)]
-pub(super) struct Job {
+pub(in crate::restore) struct Job {
     pieces: Vec<Piece>,
 }
 
 /// Collects pieces into jobs.
 #[derive(Debug, Default)]
-pub(super) struct JobBuilder {
+pub(in crate::restore) struct JobBuilder {
     job: Job,
     chunks: HashSet<ChunkKey>,
     content_bytes: u64,
     inline_bytes: u64,
 }
 
-/// Names a chunk within one job.
-type ChunkKey = (Arc<pgkeep_store::ObjectName>, u64);
+/// Names a chunk.
+pub(super) type ChunkKey = (Arc<pgkeep_store::ObjectName>, u64);
 
-fn key(chunk: &Chunk) -> ChunkKey {
+pub(super) fn key(chunk: &Chunk) -> ChunkKey {
     (chunk.pack.clone(), chunk.offset)
 }
 
@@ -61,7 +61,7 @@ impl JobBuilder {
                 }
             }
             PieceSource::Inline(bytes) => self.inline_bytes += bytes.len() as u64,
-            PieceSource::Nothing => {}
+            PieceSource::Nothing | PieceSource::Zeros { .. } => {}
         }
         self.job.pieces.push(piece);
         finished
@@ -74,13 +74,48 @@ impl JobBuilder {
     }
 }
 
+/// What came of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::restore) struct Done {
+    /// Bytes that are as they shall be now.
+    pub bytes: u64,
+    /// Of these, how many had to be written.
+    pub written: u64,
+    /// Bytes that were read from the repository.
+    pub fetched: u64,
+}
+
+impl std::ops::AddAssign for Done {
+    fn add_assign(&mut self, other: Done) {
+        self.bytes += other.bytes;
+        self.written += other.written;
+        self.fetched += other.fetched;
+    }
+}
+
 impl Job {
+    /// How many bytes of the repository it needs.
+    ///
+    /// # Errors
+    /// As [`ChunkSource::plan`].
+    pub fn bytes_to_fetch(&self, source: &ChunkSource) -> Result<u64> {
+        let chunk = |piece: &Piece| match &piece.source {
+            PieceSource::Chunk { chunk, .. } => Some(chunk.clone()),
+            _ => None,
+        };
+        let chunks: Vec<Arc<Chunk>> = self.pieces.iter().filter_map(chunk).collect();
+        Ok(source.plan(&chunks)?.iter().map(Fetch::bytes).sum())
+    }
+
     /// Reads what it needs and writes its pieces; `synced` makes each file durable at once.
     ///
     /// # Errors
     /// As [`ChunkSource::fetch`]; `Io` where a file can't be written.
-    pub async fn run(self, source: &ChunkSource, synced: bool) -> Result<u64> {
-        let bytes = self.pieces.iter().map(Piece::bytes).sum();
+    pub async fn run(self, source: &ChunkSource, synced: bool) -> Result<Done> {
+        let mut done = Done {
+            bytes: self.pieces.iter().map(Piece::bytes).sum(),
+            ..Done::default()
+        };
         let mut by_chunk: HashMap<ChunkKey, Vec<Piece>> = HashMap::new();
         let (mut chunks, mut at_hand) = (Vec::new(), Vec::new());
         for piece in self.pieces {
@@ -92,50 +127,50 @@ impl Job {
             }
         }
         if !at_hand.is_empty() {
-            write(vec![(Vec::new(), at_hand)], synced).await?;
+            done.written += write(vec![(Vec::new(), at_hand)], synced).await?;
         }
         for fetch in source.plan(&chunks)? {
+            done.fetched += fetch.bytes();
             let wanted = fetch.chunks().to_vec();
             let contents = source.fetch(fetch).await?;
             let take = |(chunk, content): (Arc<Chunk>, Vec<u8>)| {
                 let pieces = by_chunk.remove(&key(&chunk)).unwrap_or_default();
                 (content, pieces)
             };
-            write(wanted.into_iter().zip(contents).map(take).collect(), synced).await?;
+            done.written += write(wanted.into_iter().zip(contents).map(take).collect(), synced).await?;
         }
         match by_chunk.is_empty() {
-            true => Ok(bytes),
+            true => Ok(done),
             false => Err(Error::internal("a chunk that was asked for was not read")),
         }
     }
 }
 
-/// Writes pieces of contents, on a thread that may block.
-async fn write(contents: Vec<(Vec<u8>, Vec<Piece>)>, synced: bool) -> Result<()> {
+/// Writes pieces of contents, on a thread that may block; gives how many bytes that took.
+async fn write(contents: Vec<(Vec<u8>, Vec<Piece>)>, synced: bool) -> Result<u64> {
     let work = move || {
-        contents
-            .iter()
-            .try_for_each(|(content, pieces)| write_pieces(content, pieces, synced))
+        let mut written = 0;
+        for (content, pieces) in &contents {
+            for piece in pieces {
+                written += write_piece(content, piece, synced)?;
+            }
+        }
+        Ok(written)
     };
     let written = tokio::task::spawn_blocking(work).await;
     written.map_err(|source| Error::internal("writing files failed").source(source))?
 }
 
-fn write_pieces(content: &[u8], pieces: &[Piece], synced: bool) -> Result<()> {
-    for piece in pieces {
-        match &piece.source {
-            PieceSource::Inline(bytes) => piece.write(bytes)?,
-            PieceSource::Nothing => drop(piece.target.open()?),
-            PieceSource::Chunk { offset, bytes, .. } => {
-                let from = *offset as usize;
-                let part = content.get(from..from + *bytes as usize);
-                // The entry was checked, and the content has the length that its address says.
-                piece.write(part.ok_or_else(|| Error::internal("a piece reaches past the end of its chunk"))?)?;
-            }
-        }
-        if synced {
-            piece.target.sync()?;
+fn write_piece(content: &[u8], piece: &Piece, synced: bool) -> Result<u64> {
+    match &piece.source {
+        PieceSource::Inline(bytes) => piece.write(bytes, synced),
+        PieceSource::Nothing | PieceSource::Zeros { .. } => piece.write(&[], synced),
+        PieceSource::Chunk { offset, bytes, .. } => {
+            let from = *offset as usize;
+            let part = content.get(from..from + *bytes as usize);
+            // The entry was checked, and the content has the length that its address says.
+            let part = part.ok_or_else(|| Error::internal("a piece reaches past the end of its chunk"))?;
+            piece.write(part, synced)
         }
     }
-    Ok(())
 }

@@ -1,17 +1,20 @@
 //! The mark of an unfinished restore, in the data directory and in each tablespace.
 //!
-//! Invariant: pgkeep empties only a directory that holds this mark, made for that very path. All marks of one restore
+//! Invariant: pgkeep empties only a directory that holds this mark, made for that very path, of a restore that began where
+//! nothing was. All marks of one restore
 //! have the same random number: a tablespace belongs to the unfinished restore whose number it bears, and to no other.
 //! The mark is made before the first file and removed after `pg_control` is durable.
 
 use std::path::Path;
 
 use jiff::Timestamp;
-use pgkeep_base::{BackupId, Error, RepositoryId, Result, ResultExt};
+use pgkeep_base::{BackupId, Error, RepositoryId, Result, ResultExt, SystemId};
+use pgkeep_repo::head::Head;
 use pgkeep_repo::paths::escape;
 
 use super::directory::{Directory, Making, OWN};
 use crate::restore::layout::Layout;
+use crate::wal::local::SAVED_DIRECTORY;
 
 /// Name of the mark, below `.pgkeep` in the data directory.
 const FILE: &[u8] = b"restore-in-progress";
@@ -31,14 +34,22 @@ pub(in crate::restore) struct Marker {
     target: String,
     /// Locations of the tablespaces, escaped.
     tablespaces: Vec<String>,
+    /// Of the cluster that is being restored; marks of earlier versions don't say.
+    #[serde(default)]
+    system_identifier: Option<SystemId>,
+    /// It was begun over a cluster: not all that is there is pgkeep's own.
+    #[serde(default)]
+    over: bool,
 }
 
 impl Marker {
     /// A mark for a restore that begins now. It continues `before`, so that what that one claimed stays claimed.
-    pub fn new(backup: &BackupId, now: Timestamp, layout: &Layout, before: Option<&Marker>) -> Marker {
+    pub fn new(head: &Head, now: Timestamp, layout: &Layout, before: Option<&Marker>, over: bool) -> Marker {
         Marker {
             restore: before.map_or_else(RepositoryId::random, |before| before.restore),
-            backup: backup.clone(),
+            backup: head.id.clone(),
+            system_identifier: Some(head.system_identifier),
+            over,
             started_at: now,
             target: escaped(&layout.target),
             tablespaces: layout.tablespaces.iter().map(|t| escaped(&t.to)).collect(),
@@ -59,6 +70,16 @@ impl Marker {
     /// Whether it was made for a data directory at this path: one that was moved is not to be emptied.
     pub fn is_for(&self, target: &Path) -> bool {
         self.target == escaped(target)
+    }
+
+    /// The cluster that was being restored, if the mark says.
+    pub fn system_identifier(&self) -> Option<SystemId> {
+        self.system_identifier
+    }
+
+    /// Whether the restore was begun over a cluster. Then its places may hold what is somebody else's, and are never emptied.
+    pub fn is_over(&self) -> bool {
+        self.over
     }
 
     /// The path that it was made for, escaped.
@@ -97,15 +118,20 @@ impl Marker {
             .during(|| "mark the restore as unfinished")
     }
 
-    /// Empties a data directory, but for the mark. What makes it startable goes first.
+    /// Empties a data directory, but for the mark and saved WAL. What makes it startable goes first.
     pub fn clear_target(target: &Directory) -> Result<()> {
         if let Some(global) = target.enter(b"global")? {
             global.remove(b"pg_control")?;
             global.sync()?;
         }
         target.clear(&[OWN.as_bytes()])?;
+        Marker::clear_own(target)
+    }
+
+    /// Empties pgkeep's own directory in a data directory, but for the mark and for WAL that was saved: the only copy.
+    pub fn clear_own(target: &Directory) -> Result<()> {
         match target.enter(OWN.as_bytes())? {
-            Some(own) => own.clear(&[FILE]),
+            Some(own) => own.clear(&[FILE, SAVED_DIRECTORY.as_bytes()]),
             None => Ok(()),
         }
     }

@@ -7,10 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::{Error, Result, ResultExt};
-use pgkeep_pg::server::is_running;
+use pgkeep_pg::server::{is_running, server_using};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::{Layout, TablespaceTarget};
+use crate::restore::existing::Existing;
 use crate::restore::files::{Directory, Marker};
 
 /// What is at the target.
@@ -23,6 +24,8 @@ pub enum TargetState {
     Empty,
     /// What an unfinished restore of pgkeep left: it will be emptied.
     Unfinished,
+    /// The cluster that was backed up, or an unfinished restore: what fits will be kept.
+    Existing,
     /// Something else.
     Occupied,
 }
@@ -67,16 +70,29 @@ impl Layout {
     /// # Errors
     /// `Refused` for a running server, a place that holds something, is no directory, can't be created or written,
     /// or lies inside another place, a data directory or a tablespace.
-    pub fn check(&self) -> Result<TargetState> {
+    pub fn check(&self, existing: Option<&Existing>) -> Result<TargetState> {
         self.check_nesting()?;
         self.check_surroundings()?;
-        let state = check_target(&self.target)?;
+        let state = check_target(&self.target, existing)?;
         let marker = match state {
-            TargetState::Unfinished => Marker::of_target(&Directory::open(&self.target)?)?,
+            TargetState::Unfinished | TargetState::Existing => Marker::of_target(&Directory::open(&self.target)?)?,
             _ => None,
         };
+        let marker = marker.filter(|marker| marker.is_for(&self.target));
         for tablespace in &self.tablespaces {
-            check_tablespace(tablespace, marker.as_ref())?;
+            match existing {
+                Some(existing) if existing.links_to(tablespace.oid, &tablespace.to) => {
+                    check_linked(&tablespace.to, &self.target, existing)
+                        .during(|| format!("place tablespace {}", tablespace.oid))?;
+                }
+                _ => check_tablespace(tablespace, marker.as_ref())?,
+            }
+        }
+        if let Some(existing) = existing {
+            let dropped = self.dropped.iter().map(|(_, location)| location);
+            dropped
+                .chain(&existing.wal_elsewhere)
+                .try_for_each(|place| check_linked(place, &self.target, existing))?;
         }
         Ok(state)
     }
@@ -141,7 +157,7 @@ fn is_version_directory(path: &Path) -> bool {
 }
 
 /// The path without links, as far as it exists.
-fn resolve(path: &Path) -> PathBuf {
+pub fn resolve(path: &Path) -> PathBuf {
     let known = path.ancestors().find_map(|above| {
         let real = above.canonicalize().ok()?;
         let rest = path.strip_prefix(above).ok()?;
@@ -168,8 +184,11 @@ fn look(path: &Path) -> Result<Option<Directory>> {
     }
 }
 
-fn check_target(target: &Path) -> Result<TargetState> {
-    let state = inspect(target)?;
+fn check_target(target: &Path, existing: Option<&Existing>) -> Result<TargetState> {
+    let state = match existing {
+        Some(_) => TargetState::Existing,
+        None => inspect(target)?,
+    };
     if state == TargetState::Absent {
         check_parent(target)?;
         return Ok(state);
@@ -187,16 +206,47 @@ fn check_target(target: &Path) -> Result<TargetState> {
 }
 
 fn occupied(target: &Path) -> Error {
+    let cluster = target.join("PG_VERSION").exists();
     let marked = Directory::open(target).and_then(|directory| Marker::of_target(&directory));
     let detail = match marked {
         Ok(Some(marker)) if marker.is_for(target) => "it holds a finished restore".to_owned(),
         Ok(Some(marker)) => format!("it holds an unfinished restore into {}", marker.target()),
-        _ if target.join("PG_VERSION").exists() => "it holds a PostgreSQL cluster".to_owned(),
+        _ if cluster => "it holds a PostgreSQL cluster".to_owned(),
         _ => "nothing in it was made by an unfinished `pgkeep restore`".to_owned(),
+    };
+    let hint = match cluster {
+        true => {
+            "Choose another directory with `--into`; or, if it is the cluster that was backed up, keep what fits and \
+                 replace the rest with `--delta` (`--dry-run` shows what)."
+        }
+        false => "Choose another directory with `--into`, or move this one away; `pgkeep restore` replaces nothing.",
     };
     Error::refused(format!("{} is not empty", target.display()))
         .detail(detail)
-        .hint("Choose another directory with `--into`, or move this one away; `pgkeep restore` replaces nothing.")
+        .hint(hint)
+}
+
+/// A place that the existing directory links to. A copy of a data directory has the links of the original, whose files are
+/// there.
+fn check_linked(place: &Path, target: &Path, existing: &Existing) -> Result<()> {
+    let running = server_using(place, target);
+    let Some(other) = running.as_ref().or(existing.run_at.as_ref()) else {
+        return check_own(place);
+    };
+    let which = match running.is_some() {
+        true => "a running server uses that place",
+        false => "it was run there last, so that this is a copy, and what it links to may be the original's",
+    };
+    Err(Error::refused(format!(
+        "{} links to {}, which may be another cluster's",
+        target.display(),
+        place.display()
+    ))
+    .detail(format!("{which}: {}", other.display()))
+    .hint(
+        "Restore the tablespace elsewhere with `--tablespace OLD=NEW`, or make pg_wal a directory; or move the other \
+         data directory away, if it is one no more.",
+    ))
 }
 
 fn check_tablespace(tablespace: &TablespaceTarget, marker: Option<&Marker>) -> Result<()> {

@@ -30,7 +30,7 @@ fn backup<'a>(fixture: &'a Fixture, spaces: &[(u32, PathBuf)]) -> BackupMaker<'a
 /// The primary line and the rest of a refusal.
 fn refused(fixture: &Fixture, spaces: &[(u32, PathBuf)], target: &Path, moves: &[(PathBuf, PathBuf)]) -> String {
     let reader = backup(fixture, spaces).finish();
-    let error = run(plan(target, moves, &[], &reader)).expect_err("it must be refused");
+    let error = run(plan(target, moves, &[], &reader, None)).expect_err("it must be refused");
     assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
     let hint = error.hint_text().expect("a refusal says what next");
     assert!(
@@ -53,14 +53,14 @@ fn an_absent_or_empty_target_is_fine() {
     let reader = backup(&fixture, &[(16_400, fixture.path("space"))]).finish();
     let target = fixture.path("data");
     assert_eq!(inspect(&target).unwrap(), TargetState::Absent);
-    let layout = run(plan(&target, &[], &[], &reader)).unwrap();
+    let layout = run(plan(&target, &[], &[], &reader, None)).unwrap();
     assert_eq!(layout.target, target);
     assert!(!layout.tablespaces[0].is_moved());
     assert!(!target.exists(), "a plan changes nothing");
     std::fs::create_dir(&target).unwrap();
     std::fs::create_dir(target.join("lost+found")).unwrap();
     assert_eq!(inspect(&target).unwrap(), TargetState::Empty);
-    run(plan(&target, &[], &[], &reader)).unwrap();
+    run(plan(&target, &[], &[], &reader, None)).unwrap();
     assert!(free_bytes(&fixture.path("data/not/there")).unwrap() > 0);
 }
 
@@ -72,11 +72,11 @@ fn links_on_the_way_to_the_target_are_resolved() {
     symlink(fixture.path("real"), fixture.path("link")).unwrap();
     symlink(fixture.path("real/data"), fixture.path("straight")).unwrap();
     for way in ["link/data", "straight", "real/../link/data"] {
-        let layout = run(plan(&fixture.path(way), &[], &[], &reader)).unwrap();
+        let layout = run(plan(&fixture.path(way), &[], &[], &reader, None)).unwrap();
         assert_eq!(layout.target, fixture.path("real/data"), "{way}");
         assert_eq!(inspect(&fixture.path(way)).unwrap(), TargetState::Empty);
     }
-    let layout = run(plan(&fixture.path("link/new"), &[], &[], &reader)).unwrap();
+    let layout = run(plan(&fixture.path("link/new"), &[], &[], &reader, None)).unwrap();
     assert_eq!(layout.target, fixture.path("real/new"));
 }
 
@@ -221,7 +221,7 @@ fn a_trailing_slash_is_no_other_place() {
     let fixture = Fixture::new();
     let reader = backup(&fixture, &[(16_400, fixture.path("old"))]).finish();
     let moves = [(fixture.path("old/"), fixture.path("new/"))];
-    let layout = run(plan(&fixture.path("data/"), &moves, &[], &reader)).unwrap();
+    let layout = run(plan(&fixture.path("data/"), &moves, &[], &reader, None)).unwrap();
     assert_eq!(layout.tablespaces[0].to.as_os_str(), fixture.path("new").as_os_str());
 }
 
@@ -230,7 +230,7 @@ fn a_recorded_location_that_can_not_be_is_corrupt() {
     for bad in ["/", "/a/../etc"] {
         let fixture = Fixture::new();
         let reader = backup(&fixture, &[(16_400, PathBuf::from(bad))]).finish();
-        let error = run(plan(&fixture.path("data"), &[], &[], &reader)).unwrap_err();
+        let error = run(plan(&fixture.path("data"), &[], &[], &reader, None)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{bad}");
     }
 }
@@ -253,6 +253,7 @@ fn what_recovery_makes_stays_where_it_was() {
         &[],
         &[made(16_401, &other), made(16_402, &other)],
         &reader,
+        None,
     ))
     .unwrap();
     let places: Vec<_> = layout
@@ -263,7 +264,7 @@ fn what_recovery_makes_stays_where_it_was() {
     let expected = [(16_400, old.clone(), None), (16_401, other.clone(), Some(Lsn(0x500)))];
     assert_eq!(places, expected);
     assert_eq!(
-        run(plan(&target, &[], &[made(16_400, &old)], &reader))
+        run(plan(&target, &[], &[made(16_400, &old)], &reader, None))
             .unwrap()
             .tablespaces
             .len(),
@@ -271,7 +272,7 @@ fn what_recovery_makes_stays_where_it_was() {
     );
 
     let words = |moves: &[(PathBuf, PathBuf)], made: &[MadeTablespace]| {
-        let error = run(plan(&target, moves, made, &reader)).unwrap_err();
+        let error = run(plan(&target, moves, made, &reader, None)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
         format!("{error}: {}", error.detail_text().unwrap_or_default())
     };
@@ -282,7 +283,7 @@ fn what_recovery_makes_stays_where_it_was() {
     let moves = [(old.clone(), other.clone())];
     assert_words(&words(&moves, &[made(16_401, &other)]), &["is in the same place as"]);
     std::fs::create_dir(&other).unwrap();
-    run(plan(&target, &[], &[made(16_401, &other)], &reader)).unwrap();
+    run(plan(&target, &[], &[made(16_401, &other)], &reader, None)).unwrap();
     std::fs::create_dir(other.join("PG_17_202406281")).unwrap();
     assert_words(
         &words(&[], &[made(16_401, &other)]),

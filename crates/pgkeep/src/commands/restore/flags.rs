@@ -20,7 +20,7 @@ use crate::times;
 pub struct Arguments {
     /// The cluster; may be left out where only one is configured
     pub cluster: Option<ClusterName>,
-    /// The data directory to be: absent or empty
+    /// The data directory to be: absent or empty, unless with --delta
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
     /// This backup, or `latest`, instead of the one that fits
@@ -67,6 +67,10 @@ pub struct Arguments {
     /// Make a standby that follows the archive
     #[arg(long, conflicts_with_all = ["target", "exclusive", "action"])]
     pub standby: bool,
+    /// Restore over the cluster that is there, of the same system identifier: keep what fits, fetch what differs,
+    /// remove what is too much. Its WAL that the archive lacks is saved first, and counts
+    #[arg(long)]
+    pub delta: bool,
     /// Put a tablespace elsewhere
     #[arg(long, value_name = "OLD=NEW", value_parser = tablespace)]
     pub tablespace: Vec<(PathBuf, PathBuf)>,
@@ -177,6 +181,8 @@ impl Arguments {
             }),
             standby: self.standby,
             tablespaces: self.tablespace.clone(),
+            delta: self.delta,
+            precious: Vec::new(),
         })
     }
 

@@ -8,10 +8,10 @@ mod view;
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::{Error, ErrorKind, Result};
-use pgkeep_engine::restore::OWN_DIRECTORY;
 use pgkeep_engine::restore::plan::{self, RestorePlan};
 use pgkeep_engine::restore::run::{self, Commands, Restored};
 use pgkeep_engine::restore::start::{StartRequest, Started, start};
+use pgkeep_engine::restore::{OWN_DIRECTORY, RestoreRequest};
 use pgkeep_engine::{Engine, catalogue};
 use pgkeep_pg::binaries::{Purpose, Search};
 use pgkeep_pg::server::Account;
@@ -45,7 +45,10 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
         config,
         display,
     } = assemble::engine(context, &wishes)?;
-    let request = arguments.request(context, engine.now())?;
+    let request = RestoreRequest {
+        precious: own_files(arguments, context, &config),
+        ..arguments.request(context, engine.now())?
+    };
     let commands = commands(arguments, context, &config)?;
     let work = async {
         let mut request = request;
@@ -56,7 +59,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
             find_programs(context, &start_request(arguments, &engine, &plan)?)?;
         }
         if arguments.dry_run {
-            return Ok(View::of(&plan, None, None));
+            return Ok(View::of(&plan, plan.compare(&engine).await?, None, None));
         }
         let restored = run::run(&engine, &plan, &commands, jobs(arguments)).await?;
         write_configuration(context, &config, &restored.data_directory)?;
@@ -65,7 +68,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
             true => Some(start(&engine, &start_request(arguments, &engine, &plan)?).await?),
             false => None,
         };
-        Ok(View::of(&plan, Some(restored), started))
+        Ok(View::of(&plan, None, Some(restored), started))
     };
     let result = runtime::run(Threads::Two, work);
     display.finish();
@@ -91,6 +94,13 @@ fn identity(arguments: &Arguments, context: &Context, config: &Config) -> Option
         .as_ref()
         .map(|path| context.path(path))
         .or_else(|| config.identity_file.clone())
+}
+
+/// Files that recovery, or the next command, needs.
+fn own_files(arguments: &Arguments, context: &Context, config: &Config) -> Vec<PathBuf> {
+    let known = [config.repository_file.clone(), config.signing_key_file.clone()];
+    let known = known.into_iter().chain(config.file.clone());
+    known.chain(identity(arguments, context, config)).collect()
 }
 
 /// What PostgreSQL will run; complete, so that its environment doesn't matter.
@@ -123,6 +133,11 @@ fn write_configuration(context: &Context, config: &Config, data_directory: &Path
     files::create_directory_of(&path, 0o700)?;
     files::give_to_owner_of_directory(&data_directory.join(OWN_DIRECTORY));
     let text = config.to_portable_text(&context.directory)?;
+    // An earlier restore may have left its own.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     files::create_new(&path, text.as_bytes(), files::PRIVATE)?;
     files::give_to_owner_of_directory(&path);
     if context.environment.get("AWS_ACCESS_KEY_ID").is_some() {

@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use pgkeep_base::{BackupId, ByteSize, ClusterName, Lsn, SystemId, TimelineId};
 use pgkeep_engine::restore::layout::TablespaceTarget;
+use pgkeep_engine::restore::over::Compared;
 use pgkeep_engine::restore::plan::RestorePlan;
 use pgkeep_engine::restore::run::Restored;
 use pgkeep_engine::restore::start::{StartCheck, StartPhase, Started};
 use pgkeep_pg::settings::TargetAction;
 use serde::Serialize;
 
+use self::over::{Over, SavedView};
 use crate::render::{self, Page};
 use crate::times;
+
+mod over;
 
 /// What is shown of a restore.
 #[derive(Serialize)]
@@ -32,6 +36,10 @@ pub struct View {
     free_bytes: Option<u64>,
     left_behind: Vec<LeftBehind>,
     notes: Vec<String>,
+    /// What is restored over, with `--delta`.
+    over: Option<Over>,
+    /// WAL of the target that the archive doesn't have.
+    saved_wal: Option<SavedView>,
     written: Option<Written>,
     started: Option<StartedView>,
     next: Vec<String>,
@@ -69,6 +77,11 @@ struct Written {
     files: u64,
     bytes: u64,
     seconds: f64,
+    /// Of the bytes, how many were there already.
+    kept_bytes: u64,
+    fetched_bytes: u64,
+    written_bytes: u64,
+    removed: u64,
 }
 
 #[derive(Serialize)]
@@ -87,7 +100,12 @@ struct StartedView {
 
 impl View {
     /// Of a plan, and what came of it so far.
-    pub fn of(plan: &RestorePlan, restored: Option<Restored>, started: Option<Started>) -> View {
+    pub fn of(
+        plan: &RestorePlan,
+        compared: Option<Compared>,
+        restored: Option<Restored>,
+        started: Option<Started>,
+    ) -> View {
         let target = plan.stop.map(|stop| Target {
             timeline: stop.timeline,
             lsn: stop.record,
@@ -106,6 +124,10 @@ impl View {
             files: done.written.files,
             bytes: done.written.bytes,
             seconds: done.written.seconds,
+            kept_bytes: done.written.kept_bytes,
+            fetched_bytes: done.written.fetched_bytes,
+            written_bytes: done.written.written_bytes,
+            removed: done.written.removed,
         });
         View {
             dry_run: restored.is_none(),
@@ -128,6 +150,8 @@ impl View {
                 .cloned()
                 .chain(restored.iter().flat_map(|done| done.notes.clone()))
                 .collect(),
+            over: Over::of(plan, compared),
+            saved_wal: SavedView::of(plan),
             written,
             next: next(plan, started.as_ref()),
             started: started.as_ref().map(StartedView::of),
@@ -155,6 +179,22 @@ impl View {
             }
             (None, true) => "a standby that follows the archive".to_owned(),
             (None, false) => String::new(),
+        }
+    }
+}
+
+impl Written {
+    fn text(&self, over: bool) -> String {
+        let (files, bytes, seconds) = (self.files, ByteSize(self.bytes), self.seconds);
+        match over {
+            false => format!("{files} files, {bytes} in {seconds:.1} s"),
+            true => format!(
+                "{} of {bytes} in {seconds:.1} s: {} kept, {} fetched, {} removed",
+                ByteSize(self.written_bytes),
+                ByteSize(self.kept_bytes),
+                ByteSize(self.fetched_bytes),
+                self.removed
+            ),
         }
     }
 }
@@ -228,16 +268,10 @@ impl render::View for View {
             .map_or_else(String::new, |free| format!(", {} free", ByteSize(free)));
         page.field("size", format!("{}{free}", ByteSize(self.bytes)));
         page.field("WAL to replay", ByteSize(self.wal_bytes));
+        self.over.iter().for_each(|over| over.text(page));
+        self.saved_wal.iter().for_each(|saved| saved.text(page, self.dry_run));
         if let Some(written) = &self.written {
-            page.field(
-                "written",
-                format!(
-                    "{} files, {} in {:.1} s",
-                    written.files,
-                    ByteSize(written.bytes),
-                    written.seconds
-                ),
-            );
+            page.field("written", written.text(self.over.is_some()));
         }
         if let Some(started) = &self.started {
             page.field("recovery", started.end);
