@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::life::{commit, life};
 use crate::shop;
 
+mod cut_short;
 mod places;
 mod refused;
 mod repaired;
