@@ -44,6 +44,29 @@ pub struct RecipientsChange {
 }
 
 impl RecipientsChange {
+    /// What a control object says. Never with "accept any": an accepted stranger must not say to whom everything is
+    /// sealed.
+    ///
+    /// # Errors
+    /// `Refused` for a stranger's; `Corrupt` where it names no recipient.
+    pub fn read(name: &ObjectName, verified: Verified) -> Result<RecipientsChange> {
+        let (at, by) = (verified.time(), verified.signer.clone());
+        if !verified.trusted {
+            return Err(Error::refused(format!(
+                "{name} is signed by {by}, which is not trusted"
+            )));
+        }
+        let Payload { recipients, naming_key } = verified.parse().during(|| format!("read {name}"))?;
+        let at = at.filter(|_| !recipients.is_empty());
+        Ok(RecipientsChange {
+            name: name.clone(),
+            at: at.ok_or_else(|| Error::corrupt(format!("{name} names no recipient, or no time")))?,
+            by,
+            recipients,
+            naming_key,
+        })
+    }
+
     /// The recipients as a head lists them: sorted, each once.
     pub fn sorted(&self) -> Vec<String> {
         sorted(&self.recipients)
@@ -113,7 +136,7 @@ pub async fn read_changes(
     let mut found = RecipientsChanges::default();
     for name in names.into_iter().rev() {
         match read_document(stores, opener, &name, RECIPIENTS_BYTES_MAX).await {
-            Ok(verified) => match change(&name, verified) {
+            Ok(verified) => match RecipientsChange::read(&name, verified) {
                 Ok(change) => found.changes.push(change),
                 Err(error) => found.unusable.push((name, error)),
             },
@@ -126,23 +149,4 @@ pub async fn read_changes(
         }
     }
     Ok(found)
-}
-
-/// Never with "accept any": an accepted stranger must not say to whom everything is sealed.
-fn change(name: &ObjectName, verified: Verified) -> Result<RecipientsChange> {
-    let (at, by) = (verified.time(), verified.signer.clone());
-    if !verified.trusted {
-        return Err(Error::refused(format!(
-            "{name} is signed by {by}, which is not trusted"
-        )));
-    }
-    let Payload { recipients, naming_key } = verified.parse().during(|| format!("read {name}"))?;
-    let at = at.filter(|_| !recipients.is_empty());
-    Ok(RecipientsChange {
-        name: name.clone(),
-        at: at.ok_or_else(|| Error::corrupt(format!("{name} names no recipient, or no time")))?,
-        by,
-        recipients,
-        naming_key,
-    })
 }
