@@ -22,7 +22,7 @@ mod recovery;
 
 pub use block::{Block, BlockState, Purpose, find_block, remove_block};
 pub use recovery::{
-    ArchiveChoice, RECOVERY_SETTINGS, RecoverySettings, StandbySettings, TargetAction, strip_inherited,
+    ArchiveChoice, RECOVERY_SETTINGS, RecoverySettings, StandbySettings, TargetAction, keeps_silent, strip_inherited,
     with_archive_block, with_recovery_block,
 };
 

@@ -4,7 +4,7 @@
 //! printed. Who removes them: `pgkeep_pg::settings::finish_recovery` and `adopt`.
 
 use pgkeep_pg::settings::guc::SettingsFile;
-use pgkeep_pg::settings::{AUTO_CONF, BlockState, Purpose, RECOVERY_SIGNAL, STANDBY_SIGNAL, find_block};
+use pgkeep_pg::settings::{AUTO_CONF, BlockState, Purpose, RECOVERY_SIGNAL, STANDBY_SIGNAL, find_block, keeps_silent};
 
 use super::ask::{Answers, Asked, DataDirectory, RecoverySetting, unasked};
 use super::findings::{Findings, Verdict};
@@ -30,15 +30,6 @@ pub fn is_unadopted(one: &Asked) -> bool {
         return false;
     };
     keeps_silent(content)
-}
-
-fn keeps_silent(auto_conf: &[u8]) -> bool {
-    let block = find_block(auto_conf, Purpose::Archive);
-    let off = block
-        .settings
-        .iter()
-        .any(|setting| setting.name == "archive_mode" && setting.text() == "off");
-    block.state != BlockState::Absent && off
 }
 
 fn judge_recovery(answers: &Answers, here: Option<&DataDirectory>) -> Verdict {
@@ -128,19 +119,6 @@ fn judge_adoption(one: &Asked) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgkeep_base::PgMajor;
-    use pgkeep_pg::settings::{ArchiveChoice, with_archive_block};
-
-    #[test]
-    fn only_a_block_that_turns_archiving_off_makes_a_copy_unadopted() {
-        let block =
-            |choice: &ArchiveChoice| with_archive_block(b"work_mem = '1MB'\n", choice, PgMajor::NEWEST).unwrap();
-        assert!(keeps_silent(&block(&ArchiveChoice::Off)));
-        assert!(!keeps_silent(&block(&ArchiveChoice::On {
-            command: "pgkeep wal push %p".into()
-        })));
-        assert!(!keeps_silent(b"archive_mode = 'off'\n"));
-    }
 
     #[test]
     fn a_target_stands_only_while_its_file_says_so() {

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::{Error, ErrorKind, PgMajor, Result, ResultExt, SystemId};
+use pgkeep_base::{Error, ErrorKind, PgMajor, Result, SystemId};
 use pgkeep_pg::control::ControlFile;
-use pgkeep_pg::settings::{BlockState, Purpose, find_block, read_auto_conf};
+use pgkeep_pg::settings::{keeps_silent, read_auto_conf};
 
 use super::files::{Directory, Marker};
 
@@ -185,8 +185,7 @@ fn wal_elsewhere(directory: &Directory, target: &Path) -> Result<Option<PathBuf>
 
 /// A copy that doesn't archive bears pgkeep's block of settings until it is adopted.
 fn never_adopted(target: &Path) -> bool {
-    let settings = read_auto_conf(target).during(|| "read the settings");
-    settings.is_ok_and(|settings| find_block(&settings, Purpose::Archive).state != BlockState::Absent)
+    read_auto_conf(target).is_ok_and(|settings| keeps_silent(&settings))
 }
 
 #[cfg(test)]

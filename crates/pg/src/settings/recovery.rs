@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use pgkeep_base::{Error, PgMajor, RecoveryTarget, Result, TargetTimeline};
 
-use super::block::{Purpose, format_block, remove_block};
+use super::block::{BlockState, Purpose, find_block, format_block, remove_block};
 use super::guc::{self, Line};
 
 /// Settings that a copy must not inherit from its source's `postgresql.auto.conf`.
@@ -203,6 +203,17 @@ pub fn with_archive_block(content: &[u8], choice: &ArchiveChoice, major: PgMajor
         }
     };
     append(without, &format_block(Purpose::Archive, &settings)?)
+}
+
+/// Whether pgkeep's archive block keeps a restored copy from archiving: it was never adopted. An adopted one has a block,
+/// too, which turns archiving on.
+pub fn keeps_silent(content: &[u8]) -> bool {
+    let block = find_block(content, Purpose::Archive);
+    let off = block
+        .settings
+        .iter()
+        .any(|setting| setting.name == "archive_mode" && setting.text() == "off");
+    block.state != BlockState::Absent && off
 }
 
 /// Takes out the lines that set [`RECOVERY_SETTINGS`], and those that make a standby unless `standby`.

@@ -294,3 +294,13 @@ fn the_file_is_replaced_with_its_mode_and_nothing_is_left_beside_it() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn only_a_block_that_turns_archiving_off_makes_a_copy_unadopted() {
+    let block = |choice: &ArchiveChoice| with_archive_block(b"work_mem = '1MB'\n", choice, PgMajor::NEWEST).unwrap();
+    assert!(keeps_silent(&block(&ArchiveChoice::Off)));
+    assert!(!keeps_silent(&block(&ArchiveChoice::On {
+        command: "pgkeep wal push %p".into()
+    })));
+    assert!(!keeps_silent(b"archive_mode = 'off'\n"));
+}

@@ -186,7 +186,7 @@ fn a_copy_of_another_moment_keeps_its_ancestry() {
 }
 
 /// Ends a server that pgkeep has restarted, so that it is not the test's own child any more.
-fn stop(copy: &Cluster) {
+pub fn stop(copy: &Cluster) {
     let pg_ctl = copy.program("pg_ctl").args(["stop", "-m", "immediate", "-w", "-D"]);
     pg_ctl.arg(copy.data_dir()).run().ok();
 }

@@ -6,6 +6,7 @@ use pgkeep_testkit::faults::points::Fault;
 
 use super::wal::{rows, thousands};
 use super::*;
+use crate::adopt::stop;
 
 every_major! {
     /// Aim: what was saved counts however often the directory is restored over, started or not; what a copy wrote in it
@@ -47,6 +48,29 @@ every_major! {
         shop.cluster.start();
         shop.cluster.wait_recovered();
         assert_eq!(thousands(&shop.cluster), "1 2 3|3000");
+    }
+
+    /// Aim: a copy that was adopted is the cluster: what it commits after that counts like what was before.
+    fn what_an_adopted_copy_commits_counts(major: u16) {
+        let mut shop = shop(major).start();
+        shop.cluster.sql("CREATE TABLE t (i int)");
+        shop.pgkeep(["backup"]).ok();
+        rows(&shop.cluster, 1000);
+        shop.cluster.kill9();
+        let data = shop.cluster.data_dir().to_owned();
+        delta(&shop, &data, [""; 0]).run().ok();
+        shop.cluster.start();
+        shop.cluster.wait_recovered();
+        shop.run(["adopt"]).arg(&data).run().ok();
+        rows(&shop.cluster, 2000);
+        // `adopt` has restarted it.
+        stop(&shop.cluster);
+        shop.cluster.kill9();
+        let done = delta(&shop, &data, [""; 0]).run().ok();
+        assert_eq!(done.json()["target"]["timeline"], 2, "{done}");
+        shop.cluster.start();
+        shop.cluster.wait_recovered();
+        assert_eq!(thousands(&shop.cluster), "1 2|2000");
     }
 
     /// Aim: `wal salvage` brings the tail that was saved into the archive, from an unfinished restore and from a complete
