@@ -136,6 +136,34 @@ fn cut_short_at_its_steps_it_is_not_startable_and_is_completed() {
     }
 }
 
+/// Aim: killed at a step, with the power lost at once, it is what a kill alone leaves: the old cluster, or nothing that
+/// starts; what was saved of the WAL is durable before anything is removed.
+#[test]
+fn after_a_power_cut_it_is_completed() {
+    let Some(disk) = Disk::ext4(768, "power cuts while a cluster is restored over") else {
+        return;
+    };
+    let crashed = Crashed::new();
+    let target = disk.path().join("data");
+    for point in [
+        "engine.restore.save#2",
+        "engine.restore.rename#2",
+        "engine.restore.remove#20",
+        "engine.restore.extent#2",
+        "engine.restore.sync-all#1",
+        "engine.restore.control#1",
+    ] {
+        crashed.copy_to(&target);
+        Run::new("/bin/sync").arg("-f").arg(&target).run().ok();
+        let killed = Fault::Kill.at(point, crashed.restore(&target)).run();
+        assert_eq!(killed.code, None, "{point} was not reached: {killed}");
+        disk.cut_power();
+        check_cut_short(&target, point);
+        crashed.restore(&target).run().ok();
+        crashed.check(&target, point);
+    }
+}
+
 /// Aim: on a disk that becomes full it ends with an error that says so, can't be started, and is completed once there is
 /// room; nothing that was acknowledged is lost by that.
 #[test]

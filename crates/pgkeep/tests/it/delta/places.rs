@@ -1,5 +1,7 @@
 //! Places outside of the data directory: tablespaces, a `pg_wal` that is a link.
 
+use pgkeep_testkit::faults::disk::Disk;
+
 use super::*;
 
 /// Aim: WAL on a disk of its own is saved like any other, and the link stays.
@@ -103,5 +105,34 @@ fn tablespaces_are_taken_over_where_they_are() {
         );
         assert_eq!(shop.cluster.sql("SELECT count(*) FROM u"), "1000");
         shop.cluster.check_structure();
+    }
+}
+
+/// Aim: as root, everything that it writes and saves belongs to PostgreSQL's user, who can recover from it: where saved WAL
+/// gets a second name, and where it is copied from another disk.
+#[test]
+fn root_restores_over_for_the_owner() {
+    let Some(disk) = Disk::memory("size=256m", "a restore over a cluster as root") else {
+        return;
+    };
+    for wal_elsewhere in [false, true] {
+        let mut shop = shop(18).start();
+        let ledger = crash(&mut shop);
+        let data = shop.cluster.data_dir().to_owned();
+        if wal_elsewhere {
+            let elsewhere = disk.path().join("wal");
+            Run::new("/bin/mv").arg(data.join("pg_wal")).arg(&elsewhere).run().ok();
+            symlink(&elsewhere, data.join("pg_wal")).unwrap();
+        }
+        fs::write(data.join("roots"), "").unwrap();
+        let as_root = delta(&shop, &data, [""; 0]).as_user(OsUser::current());
+        let done = as_root.run().ok().json();
+        assert!(done["saved_wal"]["files"].as_array().unwrap().len() >= 3, "{done}");
+        assert!(!data.join("roots").exists());
+        let owner = fs::metadata(&data).unwrap().uid();
+        for name in objects(&data) {
+            assert_eq!(fs::symlink_metadata(data.join(&name)).unwrap().uid(), owner, "{name}");
+        }
+        assert_all_is_back(&mut shop, &ledger);
     }
 }
