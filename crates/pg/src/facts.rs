@@ -115,15 +115,24 @@ pub struct ArchiverFacts {
     pub last_failed: Option<ArchiverEvent>,
     /// When the counters began.
     pub stats_reset: Option<Timestamp>,
+    /// The server's clock when it was asked.
+    pub asked_at: Timestamp,
 }
 
 impl ArchiverFacts {
     /// True while the last thing that happened is a failure.
     pub fn is_failing(&self) -> bool {
         match (&self.last_failed, &self.last_archived) {
-            (Some(failed), Some(archived)) => failed.at > archived.at,
+            (Some(failed), Some(archived)) => failed.at > archived.at && !self.went_past(failed, archived),
             (failed, _) => failed.is_some(),
         }
+    }
+
+    /// A failure that lies in the future came before the clock was set back; whether it is over is told by the files
+    /// then: the archiver takes those of a timeline in order and goes past none that fails.
+    fn went_past(&self, failed: &ArchiverEvent, archived: &ArchiverEvent) -> bool {
+        let same_timeline = failed.file.get(..8) == archived.file.get(..8);
+        failed.at > self.asked_at && same_timeline && archived.file > failed.file
     }
 }
 
@@ -306,7 +315,7 @@ impl ArchiverFacts {
     /// Asks the server; any role may.
     pub async fn gather(conn: &Connection) -> Result<ArchiverFacts> {
         let sql = "SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, \
-            last_failed_time, stats_reset FROM pg_catalog.pg_stat_archiver";
+            last_failed_time, stats_reset, pg_catalog.clock_timestamp() FROM pg_catalog.pg_stat_archiver";
         let row = conn
             .query_one(sql, &[])
             .await
@@ -322,6 +331,7 @@ impl ArchiverFacts {
             failed_count: column::<i64>(&row, 3)?.unsigned_abs(),
             last_failed: event(4)?,
             stats_reset: column(&row, 6)?,
+            asked_at: column(&row, 7)?,
         })
     }
 }
@@ -345,3 +355,7 @@ impl ArchiveBacklog {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "facts_tests.rs"]
+mod tests;

@@ -25,6 +25,7 @@ fn archiver(archived: Option<ArchiverEvent>, failed: Option<ArchiverEvent>) -> A
         failed_count: 9,
         last_failed: failed,
         stats_reset: None,
+        asked_at: at(0),
     }
 }
 
