@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::claims::{lsn, number, text};
 use crate::damage::Harm;
 use crate::draw::{Cycle, End, Moment};
-use crate::world::World;
+use crate::world::{World, patient};
 
 /// What came of the restores of one cycle.
 #[derive(Debug, Default)]
@@ -314,7 +314,7 @@ impl World {
 
     fn adopt(&mut self) {
         let directory = self.shop.cluster.data_dir().to_owned();
-        let output = self.act("adopt", self.run(["--json", "adopt"]).arg(&directory));
+        let output = self.act("adopt", patient(self.run(["--json", "adopt"]).arg(&directory)));
         assert_eq!(output.code, Some(0), "{output}");
         // It was restarted by pg_ctl: taken over again, so that it ends with us.
         let pg_ctl = self

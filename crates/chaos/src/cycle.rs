@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgkeep_testkit::{Run, wait};
+use pgkeep_testkit::wait;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -15,7 +15,7 @@ use crate::audit::Audited;
 use crate::draw::{Cycle, Installation, Kind};
 use crate::inventory::Inventory;
 use crate::killer::Killer;
-use crate::world::World;
+use crate::world::{World, patient};
 
 /// Without faults, all must be well again within this time, also on a machine that has much else to do.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(300);
@@ -180,8 +180,6 @@ impl World {
     }
 
     fn back_up_in_peace(&mut self) {
-        // The archiver may have a queue, which the faults left and the load makes longer.
-        let patient = |run: Run| run.env("PGKEEP_CLUSTER__SHOP__ARCHIVE_TIMEOUT", "60 seconds");
         let mut output = self.act("backup-in-peace", patient(self.run(["--json", "backup"])));
         if output.code == Some(3) && self.installation.places().iter().any(|(_, required)| !required) {
             // What an optional place missed is stored there by a full backup only, as status says.

@@ -147,7 +147,7 @@ impl World {
         world.configure();
         world.create_tablespace();
         world.start_oracle(None);
-        let done = world.act("backup", world.run(["--json", "backup"])).ok();
+        let done = world.act("backup", patient(world.run(["--json", "backup"]))).ok();
         world.claims.backup(&done.json());
         world
     }
@@ -289,6 +289,11 @@ impl World {
     pub fn with_clock(&self, cluster: Cluster) -> Cluster {
         cluster.with_environment(self.clock.iter().flat_map(Clock::environment).collect())
     }
+}
+
+/// A command that shall succeed, with time for an archiver that has a queue, on a machine that may be busy.
+pub fn patient(run: Run) -> Run {
+    run.env("PGKEEP_CLUSTER__SHOP__ARCHIVE_TIMEOUT", "120 seconds")
 }
 
 fn places(installation: &Installation, seed: u64) -> Vec<Place> {
