@@ -2,8 +2,8 @@
 //!
 //! Invariant: every statement runs with `search_path = pg_catalog, pg_temp` and without time limits of the role; when
 //! the connection is lost, the pending and all later calls say so in the server's words. One session is one backend:
-//! behind a pooler that swaps backends, [`Connection::ping`] fails. Where the string's words mean something:
-//! `connect/params.rs`.
+//! behind a pooler that swaps backends, [`Connection::ping`] fails. No statement waits for ever for an answer that is
+//! lost: `connect/silence.rs`. Where the string's words mean something: `connect/params.rs`.
 
 mod conninfo;
 mod fault;
@@ -12,6 +12,7 @@ mod parameter;
 mod params;
 mod passfile;
 mod service;
+mod silence;
 mod tls;
 
 use std::future::Future;
@@ -41,6 +42,8 @@ pub struct Connection {
     driver: Driver,
     /// Why the session is gone, once it is.
     lost: LastWords,
+    /// Where a second session is to be had; none until the first one is settled, which has a time limit of its own.
+    origin: Option<(Arc<Params>, usize)>,
     place: String,
     user: String,
     database: String,
@@ -84,10 +87,8 @@ impl Connection {
     pub async fn query(&self, sql: &str, params: &[&dyn Parameter]) -> Result<Vec<Row>> {
         let client = self.client().await;
         let params = params.iter().map(|param| param.typed());
-        client
-            .query_typed(sql, &params.collect::<Vec<_>>())
+        self.answered(client.query_typed(sql, &params.collect::<Vec<_>>()))
             .await
-            .map_err(|error| self.fault(error))
     }
 
     /// The one row of a statement that always has one.
@@ -105,13 +106,13 @@ impl Connection {
     /// Runs statements, separated by semicolons, and drops their rows.
     pub async fn batch(&self, sql: &str) -> Result<()> {
         let client = self.client().await;
-        client.batch_execute(sql).await.map_err(|error| self.fault(error))
+        self.answered(client.batch_execute(sql)).await
     }
 
     /// The rows of statements, every value as PostgreSQL prints it; `None` for null.
     pub async fn text_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let client = self.client().await;
-        let messages = client.simple_query(sql).await.map_err(|error| self.fault(error))?;
+        let messages = self.answered(client.simple_query(sql)).await?;
         let mut rows = Vec::new();
         for message in messages {
             if let SimpleQueryMessage::Row(row) = message {

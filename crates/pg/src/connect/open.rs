@@ -3,7 +3,7 @@
 //! Invariant: like libpq, an address that answers and refuses us ends the search; only silence moves on.
 
 use std::future::poll_fn;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use pgkeep_base::{Error, ErrorKind, PgMajor, Result};
@@ -15,9 +15,11 @@ use super::params::{Address, Params, SessionAttributes, Target};
 use super::{Connection, Driver, LastWords, column, fault, tls};
 
 /// What every session begins with. Role and database may have set any of these (`ALTER ROLE … SET`); what comes with
-/// the start-up outranks that from the first moment, which a later `SET` would not.
+/// the start-up outranks that from the first moment, which a later `SET` would not. The server's keepalive is as ours:
+/// a session that was lost on the way must not hold backup mode and its lock for hours.
 const SETTINGS: &str = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on -c statement_timeout=0 \
-     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
+     -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 -c tcp_user_timeout=60000";
 /// Lets the server notice within seconds that we died in the middle of a long statement.
 const WATCH_CLIENT: &str = "SET client_connection_check_interval = '5s'";
 
@@ -27,6 +29,7 @@ const LISTEN_EVERY: Duration = Duration::from_millis(5);
 
 /// A connection to the first address that takes us.
 pub(super) async fn any(params: Params) -> Result<Connection> {
+    let params = Arc::new(params);
     // `prefer-standby` is two rounds: a standby, else whatever answers.
     let rounds = match params.session {
         SessionAttributes::PreferStandby => vec![SessionAttributes::Standby, SessionAttributes::Any],
@@ -34,10 +37,13 @@ pub(super) async fn any(params: Params) -> Result<Connection> {
     };
     let mut failures = Vec::new();
     for attributes in rounds {
-        for target in &params.targets {
+        for (number, target) in params.targets.iter().enumerate() {
             let place = place(target, &params);
             match one(target, &params, attributes, &place).await {
-                Ok(connection) => return Ok(connection),
+                Ok(mut connection) => {
+                    connection.origin = Some((Arc::clone(&params), number));
+                    return Ok(connection);
+                }
                 Err(error) => {
                     let final_word = error.kind() != ErrorKind::Unavailable && error.kind() != ErrorKind::Refused;
                     failures.push(error.during(format!("connect to {place}")));
@@ -86,7 +92,7 @@ fn place(target: &Target, params: &Params) -> String {
 
 async fn one(target: &Target, params: &Params, attributes: SessionAttributes, place: &str) -> Result<Connection> {
     let work = async {
-        let session = reach(target, params).await?;
+        let session = attempt(target, params).await?.map_err(fault::while_connecting)?;
         settle(session, target, params, place).await
     };
     let (connection, read_only) = tokio::time::timeout(params.timeout, work)
@@ -107,8 +113,9 @@ async fn one(target: &Target, params: &Params, attributes: SessionAttributes, pl
     }
 }
 
-struct Session {
-    client: Client,
+/// A session about which nothing is known yet. Ends when it is dropped.
+pub(super) struct Session {
+    pub client: Client,
     driver: Driver,
     lost: LastWords,
 }
@@ -117,12 +124,12 @@ struct Session {
 ///
 /// `prefer` falls back to plain text when TLS fails or the server's rules forbid it, as in libpq; not after a wrong
 /// password, which would then travel in the clear.
-async fn reach(target: &Target, params: &Params) -> Result<Session> {
+pub(super) async fn attempt(target: &Target, params: &Params) -> Result<Reached> {
     let mode = match &target.address {
         Address::Unix(_) => tls::Mode::Disable,
         Address::Tcp { .. } => params.tls.effective(),
     };
-    let reached = match mode {
+    Ok(match mode {
         tls::Mode::Disable => plain(target, params).await,
         tls::Mode::Prefer => match encrypted(target, params, SslMode::Prefer).await? {
             Err(error) if fault::is_about_encryption(&error) => plain(target, params).await,
@@ -131,12 +138,11 @@ async fn reach(target: &Target, params: &Params) -> Result<Session> {
         tls::Mode::Require | tls::Mode::VerifyCa | tls::Mode::VerifyFull => {
             encrypted(target, params, SslMode::Require).await?
         }
-    };
-    reached.map_err(fault::while_connecting)
+    })
 }
 
 /// What the driver says about an attempt.
-type Reached = std::result::Result<Session, tokio_postgres::Error>;
+pub(super) type Reached = std::result::Result<Session, tokio_postgres::Error>;
 
 async fn plain(target: &Target, params: &Params) -> Reached {
     let (client, connection) = config(target, params, SslMode::Disable).connect(NoTls).await?;
@@ -169,10 +175,8 @@ fn config(target: &Target, params: &Params, mode: SslMode) -> Config {
     if mode == SslMode::Require {
         config.ssl_negotiation(params.negotiation);
     }
-    if let Some(timeout) = params.keepalives.user_timeout {
-        config.tcp_user_timeout(timeout);
-    }
     config
+        .tcp_user_timeout(params.keepalives.user_timeout)
         .port(target.port)
         .user(&params.user)
         .dbname(&params.database)
@@ -260,6 +264,7 @@ async fn settle(session: Session, target: &Target, params: &Params, place: &str)
         client,
         driver,
         lost,
+        origin: None,
         place: place.to_owned(),
         user: params.user.clone(),
         database: params.database.clone(),

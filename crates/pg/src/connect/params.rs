@@ -18,6 +18,8 @@ use crate::server::Account;
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 /// How long one address may take to let us in, unless `connect_timeout` says otherwise.
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged: as long as it takes keepalive to notice a dead peer.
+const USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// What `connect_timeout=0` (libpq: wait for ever) means here.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
@@ -66,13 +68,14 @@ impl Address {
     }
 }
 
-/// TCP keepalive; `None` leaves the operating system's value, which may be hours.
+/// How soon a dead peer is noticed.
 pub(super) struct Keepalives {
     pub on: bool,
     pub idle: Duration,
     pub interval: Duration,
     pub retries: u32,
-    pub user_timeout: Option<Duration>,
+    /// How long bytes that were sent may stay unacknowledged.
+    pub user_timeout: Duration,
 }
 
 /// `target_session_attrs`.
@@ -356,7 +359,7 @@ fn keepalives(given: &Given) -> Result<Keepalives> {
         user_timeout: given
             .number::<u64>("tcp_user_timeout")?
             .filter(|ms| *ms > 0)
-            .map(Duration::from_millis),
+            .map_or(USER_TIMEOUT_DEFAULT, Duration::from_millis),
     })
 }
 

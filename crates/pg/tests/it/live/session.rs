@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use pgkeep_base::{ErrorKind, Lsn, PgMajor};
+use pgkeep_pg::connect::Connection;
 use pgkeep_pg::session::{AdvisoryKey, BackupSession};
+use pgkeep_testkit::{TcpProxy, Trouble};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::rig::{Rig, SECONDS, every_major, newest, until};
+use super::rig::{Rig, SECONDS, every_major, newest, no_environment, until};
 
 every_major!(
     a_session_returns_what_belongs_into_the_backup,
@@ -150,6 +152,42 @@ async fn a_silent_backend_is_noticed_in_time() {
         "{error:?}"
     );
     assert!(began.elapsed() < SECONDS(15));
+}
+
+/// Aim: a statement whose answer never comes is given up, one at which the server works for long is not.
+/// Method: a backend that is stopped before it reads its question, a black hole around the server, and a question that
+/// takes longer than the first pause.
+#[tokio::test]
+async fn a_silent_connection_is_told_from_long_work() {
+    let rig = Rig::start(newest(), &[("listen_addresses", "127.0.0.1")]).await;
+    let stopped = async {
+        let conn = rig.connect().await;
+        let backend = Pid::from_raw(conn.backend_pid()).unwrap();
+        kill_process(backend, Signal::STOP).unwrap();
+        let error = conn.query("SELECT 1", &[]).await.unwrap_err();
+        kill_process(backend, Signal::CONT).unwrap();
+        error
+    };
+    let proxy = TcpProxy::start(rig.server.port());
+    let lost = async {
+        let conninfo = format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode=disable",
+            proxy.port()
+        );
+        let conn = Connection::open(&conninfo, &no_environment).await.unwrap();
+        proxy.set(Trouble::BlackHole { after: 0 });
+        conn.batch("SELECT 1").await.unwrap_err()
+    };
+    let long = async { rig.connect().await.batch("SELECT pg_sleep(25)").await };
+    let (stopped, lost, long) = tokio::join!(stopped, lost, long);
+    long.unwrap();
+    for (error, words) in [
+        (stopped, "our session there is not at work"),
+        (lost, "doesn't answer a new connection"),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.message().contains(words), "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -166,3 +166,39 @@ fn a_broken_connection_to_postgresql_ends_a_backup() {
     );
     shop.pgkeep(["backup"]).ok();
 }
+
+/// Aim: a connection to PostgreSQL that goes silent, nothing being said of it, at the start-up, in the midst of a
+/// question or while files are read, ends a backup (7) in bounded time, outside of backup mode; the next one succeeds.
+/// Method: a black hole around the server, for old connections and new ones; three installations at once.
+#[test]
+fn a_silent_connection_to_postgresql_ends_a_backup() {
+    std::thread::scope(|scope| {
+        for after in [0, 2_000, 9_000] {
+            scope.spawn(move || silent_after(after));
+        }
+    });
+}
+
+fn silent_after(bytes: u64) {
+    let shop = shop(17).start();
+    let proxy = TcpProxy::start(shop.cluster.port());
+    let through = format!(
+        "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode=disable",
+        proxy.port()
+    );
+    shop.reconfigure(&shop.cluster.conninfo(), &through);
+    proxy.set(Trouble::BlackHole { after: bytes });
+    let output = shop.run(["backup"]).limit(Duration::from_secs(120)).run();
+    let output = output.expect(7);
+    assert!(
+        ["has not answered", "did not answer", "no answer within"]
+            .iter()
+            .any(|words| output.stderr.contains(words)),
+        "{output}"
+    );
+    proxy.heal();
+    proxy.cut();
+    out_of_backup_mode(&shop.cluster);
+    shop.pgkeep(["backup"]).ok();
+    assert_eq!(listed(&shop).len(), 1);
+}
