@@ -1,7 +1,7 @@
 //! Proves that WAL arrives in the repository: before copying, and for the WAL of the backup itself.
 //!
-//! Invariant: what counts is this host's record of pushes, or the object in the store; never the word of
-//! `archive_command` alone.
+//! Invariant: what counts is this host's record of pushes, or the object in the store, of the very content that
+//! PostgreSQL has; never the word of `archive_command` alone, and never a name.
 
 use std::path::Path;
 use std::time::Duration;
@@ -60,8 +60,10 @@ impl Archiving<'_> {
             return Ok(false);
         };
         let age = self.engine.now().duration_since(last.pushed_at).as_secs();
+        // One that is not even written yet is of another history of this cluster.
         let number = WalSegment::parse(&last.file, self.size).map_or(0, |segment| segment.number);
-        Ok(age < RECENT_SECONDS && number + 1 >= current.number && self.covers_required(&last.places))
+        let is_last = number + 1 == current.number;
+        Ok(age < RECENT_SECONDS && is_last && self.covers_required(&last.places))
     }
 
     /// Waits until every segment from `start` to the byte before `stop` is in every required place.
@@ -72,18 +74,17 @@ impl Archiving<'_> {
         start: Lsn,
         stop: Lsn,
     ) -> Result<()> {
-        for number in self.size.number_of(start)..=self.size.number_before(stop) {
-            self.wait_for(
-                connection,
-                WalSegment {
-                    timeline,
-                    number,
-                    size: self.size,
-                },
-            )
-            .await?;
+        for segment in self.segments(timeline, start, stop) {
+            self.wait_for(connection, segment).await?;
         }
         Ok(())
+    }
+
+    /// The segments from `start` to the byte before `stop`.
+    pub fn segments(&self, timeline: TimelineId, start: Lsn, stop: Lsn) -> impl Iterator<Item = WalSegment> {
+        let size = self.size;
+        let numbers = size.number_of(start)..=size.number_before(stop);
+        numbers.map(move |number| WalSegment { timeline, number, size })
     }
 
     /// Waits for one segment; the patience begins anew for each.
@@ -124,8 +125,7 @@ impl Archiving<'_> {
 
     /// True if every required place has the segment.
     async fn is_durable(&self, segment: WalSegment) -> Result<bool> {
-        let pushed = self.state.pushed(self.lineage, &segment.name())?;
-        if pushed.iter().any(|pushed| self.covers_required(&pushed.places)) {
+        if self.covers_required(&self.pushed_to(segment)?) {
             return Ok(true);
         }
         for place in self.engine.places().iter().filter(|place| place.required) {
@@ -148,9 +148,7 @@ impl Archiving<'_> {
         start: Lsn,
         stop: Lsn,
     ) -> Result<Option<WalSegment>> {
-        let size = self.size;
-        for number in size.number_of(start)..=size.number_before(stop) {
-            let segment = WalSegment { timeline, number, size };
+        for segment in self.segments(timeline, start, stop) {
             if !self.arrives_in(place, segment).await? {
                 return Ok(Some(segment));
             }
@@ -162,10 +160,8 @@ impl Archiving<'_> {
     async fn arrives_in(&self, place: &Place, segment: WalSegment) -> Result<bool> {
         let deadline = tokio::time::Instant::now() + OPTIONAL_PATIENCE;
         loop {
-            let pushed = self.state.pushed(self.lineage, &segment.name())?;
-            if pushed.iter().any(|pushed| pushed.places.contains(&place.name))
-                || self.is_listed(place, segment).await.unwrap_or(false)
-            {
+            let pushed = self.pushed_to(segment)?;
+            if pushed.contains(&place.name) || self.is_listed(place, segment).await.unwrap_or(false) {
                 return Ok(true);
             }
             // The record is written when the push has ended everywhere.
@@ -174,6 +170,17 @@ impl Archiving<'_> {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The places to which this host pushed what PostgreSQL has. What it no longer has, it gave to the last push.
+    fn pushed_to(&self, segment: WalSegment) -> Result<Vec<String>> {
+        let pushed = self.state.pushed(self.lineage, &segment.name())?;
+        let Some(last) = pushed.last() else {
+            return Ok(Vec::new());
+        };
+        let own = self.hash_in_pg_wal(segment).unwrap_or_else(|| last.hash.clone());
+        let same = pushed.iter().filter(|pushed| pushed.hash == own);
+        Ok(same.flat_map(|pushed| pushed.places.clone()).collect())
     }
 
     /// True if the place has the segment with the very content that PostgreSQL has, whoever pushed it. Where that is
