@@ -92,6 +92,84 @@ pub struct SegmentFacts {
     pub spanning_unknown: bool,
     /// Records of a kind that matters here whose content could not be read.
     pub unreadable_records: u64,
+    /// Databases whose files were copied or removed as a whole, in WAL order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub database_files: Vec<DatabaseFilesFact>,
+}
+
+impl SegmentFacts {
+    /// What is known of a segment before anything in it was read: nothing. Whoever makes facts begins here, so that a
+    /// new member has one place.
+    pub fn nothing_yet(cluster: SystemId, major: PgMajor, timeline: TimelineId, start: Lsn) -> SegmentFacts {
+        SegmentFacts {
+            system_identifier: cluster,
+            major,
+            page_magic: 0,
+            segment_bytes: 0,
+            block_bytes: 0,
+            page_timeline: timeline,
+            last_page_timeline: timeline,
+            start,
+            continued_bytes: 0,
+            drops_unfinished: false,
+            first_record: None,
+            first_record_prev: None,
+            last_record: None,
+            last_record_end: None,
+            unfinished_record: None,
+            missing_bytes: 0,
+            switched: false,
+            valid_to: start,
+            stopped: None,
+            commits: 0,
+            aborts: 0,
+            first_commit_time: None,
+            last_commit_time: None,
+            min_time: None,
+            max_time: None,
+            last_known_time: None,
+            xid_min: None,
+            xid_max: None,
+            xid_unknown: false,
+            restore_points: Vec::new(),
+            backup_ends: Vec::new(),
+            checkpoints: 0,
+            last_checkpoint: None,
+            wal_level: None,
+            minimal_at: None,
+            spanning_unknown: false,
+            unreadable_records: 0,
+            database_files: Vec::new(),
+        }
+    }
+}
+
+/// The files of one database in one tablespace: a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct DatabaseDirectory {
+    /// OID of the tablespace.
+    pub tablespace: u32,
+    /// OID of the database.
+    pub database: u32,
+}
+
+impl std::fmt::Display for DatabaseDirectory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "database {} in tablespace {}", self.database, self.tablespace)
+    }
+}
+
+/// All files of a database were copied from another directory, or removed. Replay does the same with what it finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct DatabaseFilesFact {
+    /// Start of the record.
+    pub record: Lsn,
+    /// The directory that was made anew, or removed.
+    #[serde(flatten)]
+    pub directory: DatabaseDirectory,
+    /// Whose files were copied; absent where the directory was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<DatabaseDirectory>,
 }
 
 /// A restore point.

@@ -23,6 +23,7 @@ use super::context::Context;
 use super::copy::CopyTask;
 use super::gather::Copied;
 use super::journals::{cache_path, forget_all};
+use crate::path::DatabaseCopies;
 use crate::state::HeadRecord;
 
 /// What is known when the server has left backup mode.
@@ -46,6 +47,7 @@ pub(super) async fn finish(context: Context, session: BackupSession, copied: Cop
     let end = stop(&context, session, &task).await?;
     context.phase("wait for WAL");
     wait_for_wal(&context, &end).await?;
+    check_databases(&context, &end)?;
     context.phase("write manifest and head");
     let last = last_entries(&end, context.root.mode & 0o666, engine.now().as_second())?;
     let closed = close(&context, copied, last).await?;
@@ -91,6 +93,25 @@ async fn wait_for_wal(context: &Context, end: &End) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A database that replay would copy from files that are gone is not in this backup. By the facts that pushes noted.
+fn check_databases(context: &Context, end: &End) -> Result<()> {
+    let (start, stop) = (end.label.start_lsn, end.stopped.stop_lsn);
+    let mut copies = DatabaseCopies::default();
+    for segment in context.archiving().segments(end.timeline, start, stop) {
+        let pushed = context.state.pushed(&context.lineage, &segment.name())?;
+        let facts = pushed.iter().rev().find_map(|pushed| pushed.facts.as_ref());
+        let of_segment = facts.map_or(&[][..], |facts| &facts.segment.database_files);
+        let of_backup = of_segment.iter().filter(|fact| (start..stop).contains(&fact.record));
+        of_backup.for_each(|fact| copies.take(fact));
+    }
+    match copies.lost() {
+        None => Ok(()),
+        Some(lost) => Err(lost.error().hint(
+            "Run `pgkeep backup` again: it reuses what was stored. Such databases are best copied between backups.",
+        )),
+    }
 }
 
 fn bad_pages(counts: &Counts) -> Error {

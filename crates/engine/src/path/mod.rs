@@ -7,12 +7,14 @@
 
 pub mod archive;
 pub mod contents;
+pub mod copies;
 pub mod route;
 pub mod search;
 pub mod tree;
 pub mod walk;
 
 pub use archive::Archive;
+pub use copies::{DatabaseCopies, LostCopy};
 pub use search::{MadeTablespace, Position, Stop};
 pub use tree::Tree;
 pub use walk::{From, PathEnd, Walked, walk};

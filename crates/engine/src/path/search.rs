@@ -1,4 +1,4 @@
-//! Finds the record at which a recovery target makes PostgreSQL stop.
+//! Finds the record at which a recovery target makes PostgreSQL stop, and what replay up to there does to files.
 //!
 //! Every target becomes "inclusive, *start* LSN of the last record to replay" (`recoveryStopsBefore` and
 //! `recoveryStopsAfter` in `xlogrecovery.c`). The search sees each record once, in WAL order, from the backup's start.
@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use jiff::{SignedDuration, Timestamp};
 use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, TimelineId};
 use pgkeep_pg::wal::{Meaning, Record, WalLevel, meaning};
+
+use super::copies::{DatabaseCopies, LostCopy};
 
 /// A record, and what was known of the time when it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -51,6 +53,7 @@ pub struct Search {
     stop: Option<Stop>,
     early: bool,
     minimal_at: Option<Lsn>,
+    copies: DatabaseCopies,
 }
 
 /// Where a search ended.
@@ -90,6 +93,7 @@ impl Search {
             stop: None,
             early: false,
             minimal_at: None,
+            copies: DatabaseCopies::default(),
         })
     }
 
@@ -164,6 +168,19 @@ impl Search {
         if matches!(meaning, Meaning::BackupEnd { start_lsn } if *start_lsn == self.backup_start) {
             self.consistent = Some(here);
         }
+        self.note_databases(record, meaning);
+    }
+
+    /// Until the backup is consistent; from then on the files are what replay itself has made of them.
+    fn note_databases(&mut self, record: &Record<'_>, meaning: &Meaning) {
+        match meaning {
+            _ if self.consistent.is_some() => {}
+            Meaning::DatabaseCopied { from, to } => self.copies.copied(record.start, *from, *to),
+            Meaning::DatabaseRemoved { directories } => {
+                directories.iter().for_each(|directory| self.copies.removed(*directory));
+            }
+            _ => {}
+        }
     }
 
     /// PostgreSQL's `recoveryStopsBefore`.
@@ -235,6 +252,11 @@ impl Search {
     /// Where the server began to run with `wal_level = minimal`: recovery can't go past that.
     pub fn minimal_at(&self) -> Option<Lsn> {
         self.minimal_at
+    }
+
+    /// A database that this backup can't give back, because replay would copy it from files that are gone.
+    pub fn lost_copy(&self) -> Option<LostCopy> {
+        self.copies.lost()
     }
 
     /// The record that makes the backup consistent, once it was seen.

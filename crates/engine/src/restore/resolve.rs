@@ -51,6 +51,15 @@ pub async fn resolve<'a>(
             request.exclusive,
         )
         .await?;
+        if let Some(lost) = walked.search.lost_copy() {
+            let hint = "Restore another backup with `--backup ID`; `pgkeep list` shows them.";
+            last_failure.get_or_insert(
+                lost.error()
+                    .during(format!("restore backup {}", backup.head().id))
+                    .hint(hint),
+            );
+            continue;
+        }
         match walked.stop() {
             Some(Stop::At(stop)) => return Ok(cut(backup, walked, stop, history)),
             Some(Stop::BeforeConsistency) => {}

@@ -1,18 +1,19 @@
 //! What a record says, for the few kinds of record that recovery and its targets care about.
 //!
 //! Invariant: a commit, abort or restore point is never passed over as [`Meaning::Other`]: what should be one and
-//! can't be read is [`Meaning::Unreadable`].
+//! can't be read is [`Meaning::Unreadable`]. What records do to all files of a database: `databases.rs`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-pub use pgkeep_base::facts::WalLevel;
+pub use pgkeep_base::facts::{DatabaseDirectory, WalLevel};
 use pgkeep_base::{Lsn, PgMajor, TimelineId, pgtime};
 
 use super::bytes::{i32_at, i64_at, u32_at, u64_at};
-use super::record::{RMGR_TABLESPACE, RMGR_XACT, RMGR_XLOG, Record, XLOG_SWITCH};
+use super::databases;
+use super::record::{RMGR_DATABASE, RMGR_TABLESPACE, RMGR_XACT, RMGR_XLOG, Record, XLOG_SWITCH};
 use super::xact;
 
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;
@@ -24,7 +25,7 @@ const END_OF_RECOVERY: u8 = 0x90;
 const OVERWRITE_CONTRECORD: u8 = 0xD0;
 const CHECKPOINT_REDO: u8 = 0xE0;
 const TABLESPACE_CREATE: u8 = 0x00;
-const RMGR_INFO_MASK: u8 = 0xF0;
+pub(super) const RMGR_INFO_MASK: u8 = 0xF0;
 
 /// `MAXFNAMELEN`, the field of a restore point's name.
 const NAME_BYTES: usize = 64;
@@ -103,6 +104,19 @@ pub enum Meaning {
     },
     /// `PREPARE TRANSACTION`.
     Prepare,
+    /// Replay copies all files of a database: `CREATE DATABASE … STRATEGY file_copy`, the only one before 15, or a
+    /// database that moves to another tablespace.
+    DatabaseCopied {
+        /// Where the files must be when this is replayed.
+        from: DatabaseDirectory,
+        /// The copy; what is there is removed before.
+        to: DatabaseDirectory,
+    },
+    /// Replay removes all files of a database.
+    DatabaseRemoved {
+        /// From where.
+        directories: Vec<DatabaseDirectory>,
+    },
     /// `CREATE TABLESPACE`: replayed at the recorded location, whatever a restore's mapping says.
     TablespaceCreate {
         /// Its OID.
@@ -116,12 +130,12 @@ pub enum Meaning {
     Unreadable,
 }
 
-/// Says what a record means; `major` is that of the segment that it comes from. Allocates for restore points and
-/// tablespaces only.
+/// Says what a record means; `major` is that of the segment that it comes from. Allocates for rare records only.
 pub fn meaning(record: &Record, major: PgMajor) -> Meaning {
     match record.rmgr {
         RMGR_XACT => xact::meaning(record, major),
         RMGR_XLOG => xlog_meaning(record, major).unwrap_or(Meaning::Unreadable),
+        RMGR_DATABASE => databases::meaning(record, major).unwrap_or(Meaning::Unreadable),
         RMGR_TABLESPACE => tablespace_meaning(record, major).unwrap_or(Meaning::Unreadable),
         _ => Meaning::Other,
     }

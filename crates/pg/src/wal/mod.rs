@@ -6,11 +6,12 @@
 //! A record belongs to the segment in which it ends, because only there is it complete.
 //!
 //! Layers, bottom up: `page` (page headers), `record` (record headers, where the main data lies), `meaning` (commits,
-//! checkpoints, restore points), [`Walker`] (the chain of records over consecutive segments), [`SegmentFacts`] (the
+//! checkpoints, restore points, whole databases), [`Walker`] (the chain of records over consecutive segments), [`SegmentFacts`] (the
 //! fold over one segment that a repository stores). Layouts are those of `access/xlog_internal.h`,
 //! `access/xlogrecord.h`, `access/xact.h` and `catalog/pg_control.h`; the rules of reading are `xlogreader.c`'s.
 
 mod bytes;
+mod databases;
 mod facts;
 mod meaning;
 mod page;
@@ -21,7 +22,7 @@ mod walker;
 mod xact;
 
 pub use facts::{BackupEndFact, CheckpointFact, FactsWalk, RestorePointFact, SegmentFacts, segment_facts};
-pub use meaning::{Meaning, WalLevel, meaning};
+pub use meaning::{DatabaseDirectory, Meaning, WalLevel, meaning};
 pub use page::{SegmentHeader, read_segment_header};
 pub use record::Record;
 pub use walker::{WalkEnd, Walker};

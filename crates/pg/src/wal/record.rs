@@ -17,6 +17,8 @@ pub(super) const RECORD_BYTES_MAX: u32 = 1 << 30;
 pub(super) const RMGR_XLOG: u8 = 0;
 /// `RM_XACT_ID`.
 pub(super) const RMGR_XACT: u8 = 1;
+/// `RM_DBASE_ID`.
+pub(super) const RMGR_DATABASE: u8 = 4;
 /// `RM_TBLSPC_ID`.
 pub(super) const RMGR_TABLESPACE: u8 = 5;
 /// `RM_LOGICALMSG_ID`, the last built-in one in all supported majors.

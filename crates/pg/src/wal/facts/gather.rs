@@ -4,7 +4,9 @@
 //! promise is written in [`pgkeep_base::facts`].
 
 use jiff::Timestamp;
-use pgkeep_base::facts::{BackupEndFact, CheckpointFact, RestorePointFact, SegmentFacts, WalLevel};
+use pgkeep_base::facts::{
+    BackupEndFact, CheckpointFact, DatabaseDirectory, DatabaseFilesFact, RestorePointFact, SegmentFacts, WalLevel,
+};
 use pgkeep_base::{TimelineId, WalSegment};
 
 use crate::wal::meaning::{Meaning, meaning};
@@ -82,12 +84,25 @@ impl Gathering {
             }
             Meaning::Switch => self.facts.switched = true,
             Meaning::Unreadable => self.facts.unreadable_records += 1,
+            Meaning::DatabaseCopied { from, to } => self.add_database_files(record, to, Some(from)),
+            Meaning::DatabaseRemoved { directories } => {
+                let remove = |directory| self.add_database_files(record, directory, None);
+                directories.into_iter().for_each(remove);
+            }
             Meaning::OverwriteContrecord { .. }
             | Meaning::CheckpointRedo
             | Meaning::TablespaceCreate { .. }
             | Meaning::Prepare
             | Meaning::Other => {}
         }
+    }
+
+    fn add_database_files(&mut self, record: &Record, directory: DatabaseDirectory, from: Option<DatabaseDirectory>) {
+        self.facts.database_files.push(DatabaseFilesFact {
+            record: record.start,
+            directory,
+            copied_from: from,
+        });
     }
 
     fn add_transaction(&mut self, xid: Option<u32>, time: Timestamp) {
@@ -148,42 +163,11 @@ impl Gathering {
 /// Facts about a segment of which only the header was read.
 fn nothing_yet(header: &SegmentHeader) -> SegmentFacts {
     SegmentFacts {
-        system_identifier: header.system_id,
-        major: header.major,
         page_magic: header.page_magic,
         segment_bytes: header.segment_size.into(),
         block_bytes: header.block_bytes,
-        page_timeline: header.page_timeline,
-        last_page_timeline: header.page_timeline,
-        start: header.start,
         continued_bytes: header.continued_bytes,
         drops_unfinished: header.drops_unfinished(),
-        first_record: None,
-        first_record_prev: None,
-        last_record: None,
-        last_record_end: None,
-        unfinished_record: None,
-        missing_bytes: 0,
-        switched: false,
-        valid_to: header.start,
-        stopped: None,
-        commits: 0,
-        aborts: 0,
-        first_commit_time: None,
-        last_commit_time: None,
-        min_time: None,
-        max_time: None,
-        last_known_time: None,
-        xid_min: None,
-        xid_max: None,
-        xid_unknown: false,
-        restore_points: Vec::new(),
-        backup_ends: Vec::new(),
-        checkpoints: 0,
-        last_checkpoint: None,
-        wal_level: None,
-        minimal_at: None,
-        spanning_unknown: false,
-        unreadable_records: 0,
+        ..SegmentFacts::nothing_yet(header.system_id, header.major, header.page_timeline, header.start)
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pgkeep_base::facts::DatabaseFilesFact;
 use pgkeep_base::{ErrorKind, PgMajor, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::wal::{FactsWalk, Meaning, SegmentFacts, WalkEnd, Walker, meaning, segment_facts};
 use pgkeep_testkit::{Cluster, StopMode, every_major};
@@ -41,7 +42,7 @@ fn walk(wal: &Path, first: WalSegment, major: PgMajor) -> Walked {
                 if matches!(meaning, Meaning::Commit { .. }) {
                     *commits.entry(name.size.number_before(record.end)).or_default() += 1;
                 }
-                lines.push(Line::of(record, &meaning));
+                lines.push(Line::of(record, &meaning, major.get()));
                 ControlFlow::Continue(())
             })
             .unwrap();
@@ -134,8 +135,8 @@ every_major! {
     /// segments, once cut off by a crash; then a promotion, recycled segments and an immediate stop.
     fn reads_like_pg_waldump(major: u16) {
         let mut cluster = workload::start(major, 1);
-        let backup = workload::backup_script(major);
-        for script in [workload::TRANSACTIONS, workload::BIG_RECORDS, &backup] {
+        let (backup, databases) = (workload::backup_script(major), workload::databases_script(&cluster));
+        for script in [workload::TRANSACTIONS, workload::BIG_RECORDS, &backup, &databases] {
             cluster.sql(script);
         }
         let lost = workload::lose_the_end_of_a_record(&mut cluster);
@@ -157,12 +158,17 @@ every_major! {
                 "PREPARE",
                 "OVERWRITE_CONTRECORD ",
                 "PARAMETER_CHANGE ",
+                "CREATE",
+                "DROP dir 1663/",
             ],
         );
         let spans = walked.lines.iter().any(|line| line.total_bytes > 3 << 20);
         assert!(spans, "a record over four segments");
         let point = facts.iter().flat_map(|facts| &facts.restore_points).next().unwrap();
         assert_eq!(point.name, "before the storm");
+        let mut copied = facts.iter().flat_map(|facts| &facts.database_files);
+        let moved = |fact: &DatabaseFilesFact| fact.copied_from.is_some_and(|from| from.database == fact.directory.database);
+        assert!(copied.any(moved), "a database that moved");
         let dropped: Vec<_> = facts.iter().filter(|facts| facts.drops_unfinished).collect();
         assert_eq!(dropped.len(), 1, "lost the record at {lost}");
         assert!(facts.iter().any(|facts| !facts.backup_ends.is_empty()));

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use pgkeep_base::Lsn;
-use pgkeep_pg::wal::{Meaning, Record};
+use pgkeep_pg::wal::{DatabaseDirectory, Meaning, Record};
 use pgkeep_testkit::Cluster;
 
 use super::workload;
@@ -44,14 +44,14 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn of(record: &Record, meaning: &Meaning) -> Line {
+    pub fn of(record: &Record, meaning: &Meaning, major: u16) -> Line {
         Line {
             rmgr: RMGRS[record.rmgr as usize].into(),
             total_bytes: record.total_bytes,
             xid: record.xid,
             lsn: record.start,
             prev: record.prev,
-            says: says(meaning),
+            says: says(meaning, major),
         }
     }
 
@@ -127,12 +127,17 @@ pub fn assert_same(ours: &Line, theirs: &Line) {
     let matters = match theirs.rmgr.as_str() {
         "XLOG" | "Transaction" => known.iter().any(|word| says(word)),
         "Tablespace" => says("CREATE"),
+        "Database" => !says("CREATE_WAL_LOG"),
         _ => false,
     };
     assert_eq!(matters, !ours.says.is_empty(), "{:?}", theirs.says);
 }
 
-fn says(meaning: &Meaning) -> String {
+fn directory(directory: &DatabaseDirectory) -> String {
+    format!("{}/{}", directory.tablespace, directory.database)
+}
+
+fn says(meaning: &Meaning, major: u16) -> String {
     let at = |time: &Timestamp| time.strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string();
     let transaction = |verb: &str, xid: &Option<u32>, time: &Timestamp, prepared: bool| match prepared {
         true => format!("{verb}_PREPARED {}: {}", xid.unwrap(), at(time)),
@@ -167,6 +172,14 @@ fn says(meaning: &Meaning) -> String {
         Meaning::OverwriteContrecord { lsn } => format!("OVERWRITE_CONTRECORD lsn {lsn};"),
         Meaning::TablespaceCreate { oid, location } => format!("CREATE {oid} \"{}\"", location.display()),
         Meaning::Prepare => "PREPARE".into(),
+        Meaning::DatabaseCopied { from, to } => {
+            let verb = if major >= 15 { "CREATE_FILE_COPY" } else { "CREATE" };
+            format!("{verb} copy dir {} to {}", directory(from), directory(to))
+        }
+        Meaning::DatabaseRemoved { directories } => {
+            let all: Vec<String> = directories.iter().map(directory).collect();
+            format!("DROP dir {}", all.join(" "))
+        }
         Meaning::Other => String::new(),
         Meaning::Unreadable => "(unreadable)".into(),
     }

@@ -74,6 +74,21 @@ pub fn backup_script(major: u16) -> String {
     }
 }
 
+/// Databases that are copied file by file, moved and removed.
+pub fn databases_script(cluster: &Cluster) -> String {
+    cluster.create_tablespace("place");
+    let strategy = if cluster.major() >= 15 {
+        "strategy file_copy"
+    } else {
+        ""
+    };
+    format!(
+        "create database copied {strategy};\nalter database copied set tablespace place;\n\
+         create database plain template copied;\ndrop database copied;\ndrop database plain;\n\
+         drop tablespace place;\n"
+    )
+}
+
 /// Cuts a record off as a crash would that lost the segments after its first one, and recovers from that.
 pub fn lose_the_end_of_a_record(cluster: &mut Cluster) -> Lsn {
     cluster.sql("checkpoint");
