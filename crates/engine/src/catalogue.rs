@@ -77,6 +77,29 @@ impl Catalogue {
         }
     }
 
+    /// The newest physical backup.
+    pub fn newest(&self) -> Option<&Backup> {
+        self.newest_of(&|_| true)
+    }
+
+    /// The newest physical backup of those that fit. On one timeline WAL tells; between timelines and lineages, a
+    /// host's clock.
+    pub fn newest_of(&self, fits: &dyn Fn(&Backup) -> bool) -> Option<&Backup> {
+        let physical = self.backups.iter().filter(|backup| backup.head().physical().is_ok());
+        let physical = physical.filter(|backup| fits(backup));
+        let branch = |backup: &Backup| {
+            (
+                backup.head().lineage(),
+                backup.head().physical().ok().map(|head| head.timeline),
+            )
+        };
+        let stop = |backup: &Backup| backup.head().physical().ok().map(|head| head.stop_lsn);
+        let last = branch(physical.clone().max_by_key(|backup| backup.head().finished_at)?);
+        physical
+            .filter(|backup| branch(backup) == last)
+            .max_by_key(|backup| stop(backup))
+    }
+
     /// Physical backups of a lineage, oldest stop LSN first on each timeline.
     pub fn physical<'a>(&'a self, lineage: &'a Lineage) -> impl Iterator<Item = &'a Backup> {
         self.backups

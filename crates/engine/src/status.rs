@@ -159,11 +159,7 @@ fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue
             "`pgkeep list` shows the others.",
         );
     }
-    let physical = catalogue
-        .backups
-        .iter()
-        .filter(|backup| backup.head().physical().is_ok());
-    let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at) else {
+    let Some(newest) = catalogue.newest() else {
         building.reason(
             Health::Fail,
             "no-backup",
@@ -194,11 +190,7 @@ fn judge_storage(engine: &Engine, building: &mut Building, catalogue: &Catalogue
 
 /// Whether every pack of the newest backup is there.
 async fn judge_packs(engine: &Engine, building: &mut Building, catalogue: &Catalogue) {
-    let physical = catalogue
-        .backups
-        .iter()
-        .filter(|backup| backup.head().physical().is_ok());
-    let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at) else {
+    let Some(newest) = catalogue.newest() else {
         return;
     };
     let id = &newest.head().id;
@@ -275,11 +267,7 @@ async fn judge_recipients(engine: &Engine, building: &mut Building, catalogue: &
     if let Some(stale) = stale {
         building.reason(Health::Warn, "recipients-stale", stale.to_string(), Stale::HINT);
     }
-    let physical = catalogue
-        .backups
-        .iter()
-        .filter(|backup| backup.head().physical().is_ok());
-    if let Some(newest) = physical.max_by_key(|backup| backup.head().finished_at)
+    if let Some(newest) = catalogue.newest()
         && newest.head().recipients != current
     {
         building.reason(

@@ -89,11 +89,7 @@ async fn load(engine: &Engine, cluster: &ClusterName) -> Result<Catalogue> {
 }
 
 fn newest_of(catalogue: &Catalogue, complete: bool) -> Option<Newest> {
-    let physical = catalogue
-        .backups
-        .iter()
-        .filter(|backup| backup.head().physical().is_ok());
-    let newest = physical.max_by_key(|backup| backup.head().finished_at)?;
+    let newest = catalogue.newest()?;
     let head = newest.head();
     Some(Newest {
         id: head.id.clone(),

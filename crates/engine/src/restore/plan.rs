@@ -266,16 +266,9 @@ fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest, existing: Opt
         return Ok(catalogue.get(id)?.head().lineage());
     }
     let wanted = existing.and_then(|existing| existing.system_identifier);
-    let newest = |fits: &dyn Fn(&Backup) -> bool| {
-        let physical = catalogue
-            .backups
-            .iter()
-            .filter(|backup| backup.head().physical().is_ok() && fits(backup));
-        physical.max_by_key(|backup| backup.head().finished_at)
-    };
     // Of another cluster than the one that is there none is wanted; what is wrong is said by whoever compares.
     let same = |backup: &Backup| wanted.is_none_or(|wanted| backup.head().system_identifier == wanted);
-    let newest = newest(&same).or_else(|| newest(&|_| true));
+    let newest = catalogue.newest_of(&same).or_else(|| catalogue.newest());
     newest
         .map(|backup| backup.head().lineage())
         .ok_or_else(|| match catalogue.bad.first() {

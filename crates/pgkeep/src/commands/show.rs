@@ -128,9 +128,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
 pub fn find<'a>(catalogue: &'a Catalogue, id: &str) -> Result<&'a Backup> {
     if id == "latest" {
         return catalogue
-            .backups
-            .iter()
-            .max_by_key(|backup| backup.head().finished_at)
+            .newest()
             .ok_or_else(|| Error::not_found("there is no backup yet").hint("`pgkeep backup` makes the first one."));
     }
     catalogue.get(&id.parse()?)

@@ -155,12 +155,7 @@ async fn choose_backup(arguments: &Arguments, engine: &Engine) -> Result<Option<
         Some(BackupChoice::Latest) => {
             let cluster = engine.setup().cluster(arguments.cluster.as_ref())?.name.clone();
             let catalogue = catalogue::load(engine, Some(&cluster)).await?;
-            let physical = catalogue
-                .backups
-                .iter()
-                .filter(|backup| backup.head().physical().is_ok());
-            let newest = physical.max_by_key(|backup| backup.head().finished_at);
-            let newest = newest.ok_or_else(|| {
+            let newest = catalogue.newest().ok_or_else(|| {
                 Error::not_found(format!("there is no backup of cluster \"{cluster}\""))
                     .hint("`pgkeep list` shows what there is.")
             })?;
