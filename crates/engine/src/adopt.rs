@@ -253,6 +253,7 @@ fn leave_timeline(plan: &AdoptPlan, restarter: &Restarter) -> Result<()> {
         timeline: TargetTimeline::Current,
         action: TargetAction::Promote,
         standby: None,
+        in_place_tablespaces: has_in_place_tablespaces(&plan.data_directory),
     };
     let before = read_auto_conf(&plan.data_directory)?;
     let content = with_recovery_block(&before, &settings, plan.facts.major)?;
@@ -260,6 +261,16 @@ fn leave_timeline(plan: &AdoptPlan, restarter: &Restarter) -> Result<()> {
     let signal = plan.data_directory.join(RECOVERY_SIGNAL);
     std::fs::write(&signal, b"").during(|| format!("write {}", signal.display()))?;
     restarter.start()
+}
+
+/// Whether a tablespace is a directory where others are links.
+fn has_in_place_tablespaces(data_directory: &Path) -> bool {
+    let entries = std::fs::read_dir(data_directory.join("pg_tblspc"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut kinds = entries.filter_map(|entry| entry.file_type().ok());
+    kinds.any(|kind| kind.is_dir())
 }
 
 /// Removes pgkeep's recovery settings and sets `archive_mode` and `archive_command`.

@@ -46,6 +46,21 @@ pub enum ClusterState {
     InProduction,
 }
 
+impl std::fmt::Display for ClusterState {
+    /// In the words of `pg_controldata`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ClusterState::StartingUp => "starting up",
+            ClusterState::ShutDown => "shut down",
+            ClusterState::ShutDownInRecovery => "shut down in recovery",
+            ClusterState::ShuttingDown => "shutting down",
+            ClusterState::InCrashRecovery => "in crash recovery",
+            ClusterState::InArchiveRecovery => "in archive recovery",
+            ClusterState::InProduction => "in production",
+        })
+    }
+}
+
 /// The last checkpoint, as `pg_control` repeats it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checkpoint {

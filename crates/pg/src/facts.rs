@@ -241,6 +241,17 @@ fn number(text: &str) -> Result<u32> {
         .map_err(|_| Error::internal(format!("the server gave \"{text}\" where a number was expected")))
 }
 
+/// The files that the server's configuration is read from, as far as our role may see them.
+pub async fn configuration_files(conn: &Connection) -> Result<Vec<PathBuf>> {
+    let sql = "SELECT setting FROM pg_catalog.pg_settings
+        WHERE name IN ('config_file', 'hba_file', 'ident_file') AND setting <> ''
+        UNION SELECT sourcefile FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL ORDER BY 1";
+    let rows = conn.query(sql, &[]).await?;
+    rows.iter()
+        .map(|row| Ok(PathBuf::from(column::<&str>(row, 0)?)))
+        .collect()
+}
+
 /// What kind of server answers: its system identifier alone, which needs no other privilege.
 ///
 /// # Errors

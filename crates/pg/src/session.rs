@@ -269,6 +269,19 @@ impl Connection {
         TimelineId::new(number.cast_unsigned()).ok_or_else(|| Error::corrupt("the server is on timeline 0"))
     }
 
+    /// Where the last checkpoint's record begins, as the server's own control file says.
+    ///
+    /// # Errors
+    /// `Denied` with the grant in the hint.
+    pub async fn checkpoint_lsn(&self) -> Result<Lsn> {
+        let sql = "SELECT checkpoint_lsn::text FROM pg_catalog.pg_control_checkpoint()";
+        let row = self
+            .query_one(sql, &[])
+            .await
+            .map_err(|error| facts::CONTROL_CHECKPOINT.explain(self, error))?;
+        column::<&str>(&row, 0)?.parse()
+    }
+
     /// Ends the current WAL segment, so that it can be archived; the LSN is the end of its last record.
     ///
     /// Does nothing, and returns the start of the segment, when nothing was written since the last switch.

@@ -4,13 +4,14 @@
 //! What is refused here is refused before the server is put into backup mode; `run` takes it from there.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
 use pgkeep_pg::connect::Connection;
+use pgkeep_pg::control::ClusterState;
 use pgkeep_pg::datadir::DataDir;
-use pgkeep_pg::facts::{ServerFacts, privileges};
+use pgkeep_pg::facts::{ServerFacts, configuration_files, privileges};
 use pgkeep_repo::lineage::Lineage;
 
 use super::BackupRequest;
@@ -20,6 +21,8 @@ use crate::wal::lineage::admit;
 const JOBS_MAX: usize = 16;
 /// More workers than this are asked for explicitly.
 const JOBS_DEFAULT_MAX: usize = 4;
+/// How often the control file is compared with what the server says of it.
+const CONTROL_READS: usize = 5;
 
 /// A backup that can be run.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub async fn plan(engine: &Engine, request: BackupRequest) -> Result<BackupPlan>
     check_server(&facts)?;
     check_privileges(&connection).await?;
     let data_dir = open_data_directory(&connection, &facts, "backup")?;
+    check_sibling(&connection, &data_dir).await?;
+    note_configuration(engine, &connection, data_dir.path()).await?;
     let lineage = Lineage {
         cluster: cluster.name.clone(),
         system_identifier: facts.system_identifier,
@@ -115,6 +120,50 @@ async fn check_privileges(connection: &Connection) -> Result<()> {
     Err(Error::refused("the role may not do all that a backup needs")
         .detail(format!("missing: {}", labels.join(", ")))
         .hint(format!("As a superuser: {}", sql.join(" "))))
+}
+
+/// Configuration outside of the data directory (Debian's is) is not in a backup, which should surprise nobody.
+async fn note_configuration(engine: &Engine, connection: &Connection, data_directory: &Path) -> Result<()> {
+    let is_inside = |path: &PathBuf| path.canonicalize().is_ok_and(|real| real.starts_with(data_directory));
+    let files = configuration_files(connection).await?;
+    let outside: Vec<String> = files
+        .iter()
+        .filter(|path| !is_inside(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    if !outside.is_empty() {
+        let list = outside.join(", ");
+        engine.note(format!(
+            "not in the backup, because outside of the data directory: {list}; keep copies of them"
+        ));
+    }
+    Ok(())
+}
+
+/// A standby of the server, or a primary of old, has the same system identifier, and on another host often the same
+/// path. Its control file says something else than the server's own.
+async fn check_sibling(connection: &Connection, data_dir: &DataDir) -> Result<()> {
+    let mut seen = None;
+    for _ in 0..CONTROL_READS {
+        let (on_disk, _) = data_dir.read_control()?;
+        let told = connection.checkpoint_lsn().await?;
+        if on_disk.state == ClusterState::InProduction && on_disk.checkpoint.lsn == told {
+            return Ok(());
+        }
+        // A checkpoint may have come in between.
+        seen = Some((on_disk, told));
+    }
+    let (on_disk, told) = seen.expect("it is read at least once");
+    Err(
+        Error::refused("the data directory on this host is not the one of the server that answers")
+            .detail(format!(
+                "the server's last checkpoint is {told}; in {} it is {}, of a cluster that is {}",
+                data_dir.path().display(),
+                on_disk.checkpoint.lsn,
+                on_disk.state
+            ))
+            .hint("Another server of the same cluster answers, maybe on another host: check `connection`, and run `pgkeep backup` on the primary's host."),
+    )
 }
 
 /// Opens the server's data directory, which must be on this host, ours, and that of the cluster that answers.

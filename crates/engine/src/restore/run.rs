@@ -101,6 +101,7 @@ fn recovery_settings(plan: &RestorePlan, commands: &Commands) -> RecoverySetting
         timeline,
         action: plan.request.action(),
         standby,
+        in_place_tablespaces: false,
     }
 }
 

@@ -4,6 +4,8 @@
 //! their marked blocks at the end of `postgresql.auto.conf`, and a plan lies in `.pgkeep` if and only if the recovery
 //! has one. Written to a directory that can't be started yet: `files::write_all` calls this before `pg_control` is there.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use pgkeep_base::{Error, PgMajor, Result, ResultExt, failpoint};
@@ -45,7 +47,11 @@ pub fn write_settings(
     let inherited = directory
         .read(AUTO_CONF.as_bytes(), SETTINGS_BYTES_MAX)?
         .unwrap_or_default();
-    let content = with_recovery_block(&inherited, settings, major)?;
+    let settings = RecoverySettings {
+        in_place_tablespaces: has_in_place_tablespaces(&directory)?,
+        ..settings.clone()
+    };
+    let content = with_recovery_block(&inherited, &settings, major)?;
     let content = with_archive_block(&content, archive, major)?;
     failpoint::at("engine.settings.blocks")?;
     directory
@@ -59,6 +65,14 @@ pub fn write_settings(
     let notes = write_configuration(&directory, head, making)?;
     directory.sync()?;
     Ok(notes)
+}
+
+/// Whether a tablespace is a directory where others are links.
+fn has_in_place_tablespaces(directory: &Directory) -> Result<bool> {
+    match directory.enter(b"pg_tblspc")? {
+        Some(tablespaces) => tablespaces.holds_directories(),
+        None => Ok(false),
+    }
 }
 
 /// Owner as the directory; readable by the group where the directory is.
@@ -110,8 +124,9 @@ fn write_configuration(directory: &Directory, head: &Head, making: Making) -> Re
             content.into_bytes()
         }
     };
-    let elsewhere = SettingsFile::parse(&content).get("hba_file").is_some();
-    if !elsewhere && !directory.has("pg_hba.conf")? {
+    let settings = SettingsFile::parse(&content);
+    notes.extend(missing_files(directory, &settings));
+    if settings.get("hba_file").is_none() && !directory.has("pg_hba.conf")? {
         directory.write(HBA_CONF, MINIMAL_HBA.as_bytes(), making)?;
         notes.push(
             "pg_hba.conf was not in the data directory that was backed up; one was written that lets only local users \
@@ -120,6 +135,31 @@ fn write_configuration(directory: &Directory, head: &Head, making: Making) -> Re
         );
     }
     Ok(notes)
+}
+
+/// Files without which PostgreSQL does not start, and which were outside of the data directory.
+fn missing_files(directory: &Directory, settings: &SettingsFile) -> Vec<String> {
+    let files = ["hba_file", "ident_file"]
+        .into_iter()
+        .filter_map(|name| settings.get(name));
+    let includes = settings
+        .includes
+        .iter()
+        .filter(|include| include.name != "include_if_exists");
+    let missing = files.chain(includes).filter(|named| {
+        let path = Path::new(OsStr::from_bytes(&named.value));
+        !path.as_os_str().is_empty() && !directory.path().join(path).exists()
+    });
+    missing
+        .map(|named| {
+            format!(
+                "{} = '{}' in postgresql.conf is not here, because it was not in the data directory that was backed up: \
+                 PostgreSQL does not start without it",
+                named.name,
+                named.text()
+            )
+        })
+        .collect()
 }
 
 const MINIMAL_HBA: &str = "\

@@ -45,6 +45,7 @@ fn some_settings(command: String) -> RecoverySettings {
         timeline: TargetTimeline::Current,
         action: TargetAction::Promote,
         standby: None,
+        in_place_tablespaces: false,
     }
 }
 

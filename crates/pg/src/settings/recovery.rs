@@ -99,6 +99,8 @@ pub struct RecoverySettings {
     pub action: TargetAction,
     /// Set for a standby: no target then.
     pub standby: Option<StandbySettings>,
+    /// The data directory has tablespaces in place, without which setting recovery ends in PANIC.
+    pub in_place_tablespaces: bool,
 }
 
 impl RecoverySettings {
@@ -109,6 +111,9 @@ impl RecoverySettings {
             ("recovery_end_command", self.end_command.clone().unwrap_or_default()),
             ("archive_cleanup_command", String::new()),
         ];
+        if self.in_place_tablespaces {
+            settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+        }
         if major.get() <= 15 {
             settings.push(("promote_trigger_file", String::new()));
         }

@@ -14,6 +14,7 @@ fn to_lsn() -> RecoverySettings {
         timeline: TargetTimeline::Numbered(TimelineId::new(3).unwrap()),
         action: TargetAction::Promote,
         standby: None,
+        in_place_tablespaces: false,
     }
 }
 

@@ -291,6 +291,17 @@ impl Directory {
         Ok(true)
     }
 
+    /// Whether there is a directory in it; links to directories are none.
+    pub fn holds_directories(&self) -> Result<bool> {
+        let mut names = self.sorted_names()?;
+        while let Some(name) = names.advance() {
+            if self.is_directory(name.to_bytes())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether there is a directory of that name in it; a link to one is none.
     pub fn is_directory(&self, name: &[u8]) -> Result<bool> {
         Ok(self.stat_of(name)?.is_some_and(|stat| is_directory(&stat)))

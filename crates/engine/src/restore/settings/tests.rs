@@ -21,6 +21,7 @@ fn settings(standby: bool) -> RecoverySettings {
         timeline: TargetTimeline::Numbered(TimelineId::FIRST),
         action: TargetAction::Promote,
         standby: standby.then(StandbySettings::default),
+        in_place_tablespaces: false,
     }
 }
 
@@ -100,8 +101,17 @@ fn a_directory_whose_configuration_was_elsewhere_gets_one() {
     );
     assert!(write(&fixture, &data, false).is_empty(), "what is there is left alone");
     std::fs::remove_file(data.join("pg_hba.conf")).unwrap();
-    std::fs::write(data.join("postgresql.conf"), "hba_file = '/etc/x'\n").unwrap();
-    assert!(write(&fixture, &data, false).is_empty(), "pg_hba.conf is elsewhere");
+    let elsewhere =
+        "hba_file = '/nowhere/hba'\ninclude_dir = 'conf.d'\ninclude_if_exists = 'x'\nident_file = '/etc/passwd'\n";
+    std::fs::write(data.join("postgresql.conf"), elsewhere).unwrap();
+    let notes = write(&fixture, &data, false);
+    assert!(!data.join("pg_hba.conf").exists(), "it is elsewhere");
+    let told: Vec<bool> = ["/nowhere/hba", "conf.d"]
+        .iter()
+        .zip(&notes)
+        .map(|(path, note)| note.contains(path))
+        .collect();
+    assert_eq!((told, notes.len()), (vec![true; 2], 2), "{notes:?}");
 }
 
 /// Aim: the restore's own files can't be led astray by links that a backup brought along or somebody made.

@@ -25,6 +25,7 @@ fn settings(restore_command: &str, target: RecoveryTarget) -> RecoverySettings {
         timeline: TargetTimeline::Latest,
         action: TargetAction::Pause,
         standby: None,
+        in_place_tablespaces: false,
     }
 }
 
