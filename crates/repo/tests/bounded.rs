@@ -25,7 +25,13 @@ use pgkeep_repo::sign::{SigningKey, Trust};
 use pgkeep_store::{Store, StoreConfig};
 use serde_json::json;
 
-const FILES: u64 = 200_000;
+/// 200,000; with `scripts/test --all` the five million of the design point.
+fn files() -> u64 {
+    match std::env::var_os("PGKEEP_TEST_ALL") {
+        None => 200_000,
+        Some(_) => 5_000_000,
+    }
+}
 
 /// Kilobytes of memory: now, and at most since the last call of `forget_peak`.
 fn memory_kib(line: &str) -> u64 {
@@ -114,7 +120,7 @@ fn head(lineage: &Lineage, id: &BackupId, manifest: &SealedObject, packs: &Seale
         "pg_version_num": 180_001, "catalog_version": 202_506_291, "timeline": 1, "start_lsn": "0/2000028",
         "stop_lsn": "0/2000158", "history": null, "segment_bytes": 16_777_216, "block_bytes": 8192, "checksums": true,
         "source_role": "primary", "tablespaces": [], "owner": "postgres", "group": "postgres",
-        "directory_mode": "0700", "labels": {}, "tier": null, "files": FILES, "source_bytes": FILES * 1032,
+        "directory_mode": "0700", "labels": {}, "tier": null, "files": files(), "source_bytes": files() * 1032,
         "new_bytes": 0, "stored_bytes": 0, "bad_pages": 0, "base": null, "recipients": [], "sequence": 1,
         "previous_head": null, "places": ["here"], "program": "a test", "manifest": object(manifest), "packs": object(packs),
     });
@@ -143,7 +149,7 @@ fn write(sealer: Sealer, lineage: &Lineage, id: &BackupId, store: Arc<dyn Store>
     for directory in ["base", "base/5"] {
         push(&mut writer, entry(directory, EntryKind::Directory));
     }
-    for i in 0..FILES {
+    for i in 0..files() {
         let chunk = writer.chunk(&[&i.to_le_bytes()[..], &[0; 1024]].concat());
         let content = Content::Extents(vec![Extent::of_chunk(chunk, 0, 1032)]);
         let span = FileSpan {
@@ -176,7 +182,7 @@ fn write(sealer: Sealer, lineage: &Lineage, id: &BackupId, store: Arc<dyn Store>
 /// Aim: a manifest of five million files needs no more memory than a small one.
 /// Method: 200,000 entries, which take 100 MiB when all are held, written and read in a fraction of that.
 #[test]
-fn a_manifest_of_200_000_files_streams_in_bounded_memory() {
+fn a_manifest_of_any_number_of_files_streams_in_bounded_memory() {
     let root = tempfile::tempdir().unwrap();
     let config = StoreConfig::at(format!("file://{}", root.path().display()));
     let store = pgkeep_store::open(&config, &|_| None).unwrap();
@@ -202,18 +208,18 @@ fn a_manifest_of_200_000_files_streams_in_bounded_memory() {
         .enable_all()
         .build()
         .unwrap();
-    let files = runtime.block_on(async {
+    let found = runtime.block_on(async {
         let reader = BackupReader::open(vec![store], opener, &lineage, &id).await.unwrap();
         let mut entries = reader.entries();
-        let mut files = 0;
+        let mut found = 0;
         while let Some(entry) = entries.next().await.unwrap() {
-            files += u64::from(entry.file().is_some());
+            found += u64::from(entry.file().is_some());
         }
-        files
+        found
     });
     let reading = memory_kib("VmHWM:").saturating_sub(before);
     println!("writing took {writing} KiB, reading {reading} KiB");
-    assert_eq!(files, FILES);
+    assert_eq!(found, files());
     assert!(writing < 72 << 10, "writing took {writing} KiB");
     assert!(reading < 32 << 10, "reading took {reading} KiB");
 }

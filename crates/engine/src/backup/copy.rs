@@ -183,20 +183,28 @@ fn copy_slice(task: &CopyTask, work: &Work, buffer: &mut Vec<u8>) -> Result<Slic
 
 /// Fills the buffer; what is behind the end of a file that was truncated meanwhile is zeros.
 ///
-/// A small file that is not a relation's is read to its end, wherever that is by now.
+/// A small file that is not a relation's is read to its end, wherever that is by now. What the buffer has is written
+/// over, not zeroed before: most files are much smaller than a slice.
 fn read_slice(work: &Work, buffer: &mut Vec<u8>) -> io::Result<()> {
     let is_relation = matches!(work.entry.class, Class::Relation(_));
     let to_end = work.only && !is_relation;
-    let length = if to_end {
-        SLICE_BYTES as usize
-    } else {
-        work.bytes as usize
+    // One byte more than there was tells whether that is still the end.
+    let (mut length, most) = match to_end {
+        true => ((work.bytes + 1).min(SLICE_BYTES), SLICE_BYTES),
+        false => (work.bytes, work.bytes),
     };
-    buffer.clear();
-    buffer.resize(length, 0);
-    let read = read_up_to(&work.file, buffer, work.at)?;
-    if to_end {
-        buffer.truncate(read);
+    let mut read = 0;
+    loop {
+        buffer.resize(length as usize, 0);
+        read += read_up_to(&work.file, &mut buffer[read..], work.at + read as u64)?;
+        if (read as u64) < length || length == most {
+            break;
+        }
+        length = (2 * length).min(most);
+    }
+    match to_end {
+        true => buffer.truncate(read),
+        false => buffer[read..].fill(0),
     }
     Ok(())
 }

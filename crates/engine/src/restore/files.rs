@@ -273,7 +273,7 @@ impl Run<'_> {
         let mut notes: Vec<String> = self.ownership.note().into_iter().collect();
         for oid in skipped {
             notes.push(format!(
-                "tablespace {oid} was created and dropped while the backup ran; its files were left out"
+                "tablespace {oid} was created while the backup ran: its files come from the WAL, if it is still there"
             ));
         }
         for place in &self.places.abandoned {

@@ -1,6 +1,6 @@
 //! How the pieces of a backup flow: one walks along the manifest, others look what is there already, others read and write.
 //!
-//! Invariant: every queue is bounded, and what is wanted is gathered in the order of the manifest, in which it lies in the
+//! Invariant: every queue is bounded, also in the directories that it holds open, and what is wanted is gathered in the order of the manifest, in which it lies in the
 //! packs, so that a request brings neighbours.
 
 use futures::StreamExt;
@@ -9,7 +9,7 @@ use pgkeep_base::{Error, Result};
 use tokio::sync::mpsc;
 
 use super::entries::{Entries, Walked};
-use super::jobs::{Done, Job, JobBuilder};
+use super::jobs::{DIRECTORIES_MAX, Done, Job, JobBuilder};
 use super::known::Remembered;
 use super::sift::{Sifted, Together, sift};
 use super::target::Piece;
@@ -17,14 +17,16 @@ use super::{Run, syncfs_reports};
 
 /// Pieces that are looked at together where something may be there: many small files, or a part of a large one.
 const SIFTED_PIECES: usize = 512;
+/// How much waits between two of them: what waits holds directories open.
+const WAITING: usize = 1;
 /// As many bytes of files are looked at together, at least; at most a file's span, 1 GiB.
 const SIFTED_BYTES: u64 = 16 << 20;
 
 impl Run<'_> {
     /// Copies everything but the last entries.
     pub(super) async fn copy(&self, jobs: usize) -> Result<(Walked, Done)> {
-        let (pieces, gathered) = mpsc::channel(jobs);
-        let (wanted, queue) = mpsc::channel(jobs);
+        let (pieces, gathered) = mpsc::channel(WAITING);
+        let (wanted, queue) = mpsc::channel(WAITING);
         let walk = async {
             match self.places.over {
                 true => self.walk(pieces, SIFTED_PIECES, SIFTED_BYTES).await,
@@ -42,13 +44,14 @@ impl Run<'_> {
         Ok((walked, done))
     }
 
-    /// Goes along the manifest; hands pieces over when so many have come together, at the end of a file's span.
+    /// Goes along the manifest; hands pieces over when so many have come together, at the end of a file's span, or when
+    /// they lie in many directories.
     async fn walk(&self, to: mpsc::Sender<Together>, pieces_least: usize, bytes_least: u64) -> Result<Walked> {
         let mut stream = self.reader.entries();
         let mut entries = Entries::new(self.places, self.ownership);
         let over = self.places.over.then(|| self.reader.verified_head());
         let mut remembered = over.and_then(|head| Remembered::of(self.engine, head));
-        let (mut together, mut bytes, mut holes) = (Together::default(), 0, 0);
+        let (mut together, mut bytes, mut holes, mut directories) = (Together::default(), 0, 0, 0);
         while let Some(block) = stream.next_block().await? {
             for entry in block {
                 let described = remembered.as_ref().map(|_| entry.clone());
@@ -58,8 +61,10 @@ impl Run<'_> {
                     together.add_known(remembered, &entry, &first.target);
                 }
                 together.pieces.extend(pieces);
-                if together.pieces.len() >= pieces_least || (bytes > bytes_least && !together.pieces.is_empty()) {
-                    bytes = 0;
+                let entered = entries.counts().directories - directories;
+                let large = bytes > bytes_least || entered >= DIRECTORIES_MAX as u64;
+                if together.pieces.len() >= pieces_least || (large && !together.pieces.is_empty()) {
+                    (bytes, directories) = (0, entries.counts().directories);
                     to.send(std::mem::take(&mut together)).await.map_err(gone)?;
                 }
             }

@@ -1,7 +1,8 @@
 //! Groups pieces into jobs that are worth a request, and does them.
 //!
 //! Invariant: a job holds at most 4 MiB of chunks and few files, whatever the sizes of the files are: many small ones
-//! share a job, a large one has many. A job in work holds those contents and the sealed bytes of one request.
+//! share a job, a large one has many. A job in work holds those contents and the sealed bytes of one request, and all
+//! jobs together so few open directories that a limit of 256 open files is enough.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ const CONTENT_BYTES_MAX: u64 = 4 << 20;
 const PIECES_MAX: usize = 1024;
 /// Most bytes from the manifest in a job.
 const INLINE_BYTES_MAX: u64 = 256 << 10;
+/// Most directories that the files of a job lie in: each is open as long as the job lives.
+pub(super) const DIRECTORIES_MAX: usize = 12;
 /// How many jobs may be in work at once, so that they fit the ceiling of memory.
 pub(super) const JOBS_MAX: usize = 6;
 
@@ -34,6 +37,8 @@ pub(in crate::restore) struct JobBuilder {
     chunks: HashSet<ChunkKey>,
     content_bytes: u64,
     inline_bytes: u64,
+    /// Addresses: what the pieces keep alive has one of its own.
+    directories: HashSet<usize>,
 }
 
 /// Names a chunk.
@@ -46,14 +51,8 @@ pub(super) fn key(chunk: &Chunk) -> ChunkKey {
 impl JobBuilder {
     /// Adds a piece; gives the job that is full without it.
     pub fn push(&mut self, piece: Piece) -> Option<Job> {
-        let new_bytes = match &piece.source {
-            PieceSource::Chunk { chunk, .. } if !self.chunks.contains(&key(chunk)) => u64::from(chunk.content_bytes),
-            _ => 0,
-        };
-        let full = self.content_bytes + new_bytes > CONTENT_BYTES_MAX
-            || self.inline_bytes > INLINE_BYTES_MAX
-            || self.job.pieces.len() >= PIECES_MAX;
-        let finished = if full { self.finish() } else { None };
+        let finished = if self.is_full_for(&piece) { self.finish() } else { None };
+        self.directories.insert(piece.target.directory_address());
         match &piece.source {
             PieceSource::Chunk { chunk, .. } => {
                 if self.chunks.insert(key(chunk)) {
@@ -65,6 +64,18 @@ impl JobBuilder {
         }
         self.job.pieces.push(piece);
         finished
+    }
+
+    fn is_full_for(&self, piece: &Piece) -> bool {
+        let new_bytes = match &piece.source {
+            PieceSource::Chunk { chunk, .. } if !self.chunks.contains(&key(chunk)) => u64::from(chunk.content_bytes),
+            _ => 0,
+        };
+        let new_directory = !self.directories.contains(&piece.target.directory_address());
+        self.content_bytes + new_bytes > CONTENT_BYTES_MAX
+            || self.inline_bytes > INLINE_BYTES_MAX
+            || self.job.pieces.len() >= PIECES_MAX
+            || (new_directory && self.directories.len() >= DIRECTORIES_MAX)
     }
 
     /// The job with what is left.

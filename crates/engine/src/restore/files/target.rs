@@ -92,6 +92,11 @@ impl Target {
         }
     }
 
+    /// Tells its directory from others that are open.
+    pub fn directory_address(&self) -> usize {
+        Arc::as_ptr(&self.directory).addr()
+    }
+
     /// Opens the file; the first caller makes it or takes it over. `None` where it is only to be looked at, and is not
     /// there.
     pub fn open(&self) -> Result<Option<Opened>> {
