@@ -1,7 +1,10 @@
 //! The flags of `pgkeep restore`, and the request that they make.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, ValueEnum};
 use jiff::Timestamp;
 use pgkeep_base::{BackupId, ClusterName, Error, Lsn, RecoveryTarget, Result, TargetTimeline, TimelineId};
@@ -72,7 +75,9 @@ pub struct Arguments {
     #[arg(long)]
     pub delta: bool,
     /// Put a tablespace elsewhere
-    #[arg(long, value_name = "OLD=NEW", value_parser = tablespace)]
+    ///
+    /// Write `\=` for an equals sign in a path.
+    #[arg(long, value_name = "OLD=NEW", value_parser = OsStringValueParser::new().try_map(tablespace))]
     pub tablespace: Vec<(PathBuf, PathBuf)>,
     /// Accept signers that nothing vouches for
     #[arg(long)]
@@ -149,10 +154,22 @@ fn timeline(text: &str) -> Result<TargetTimeline, String> {
     }
 }
 
-fn tablespace(text: &str) -> Result<(PathBuf, PathBuf), String> {
-    match text.split_once('=') {
-        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.into(), new.into())),
-        _ => Err("write it as OLD=NEW".to_owned()),
+/// `OLD=NEW`, split at the first equals sign without a backslash before it. Paths are bytes.
+fn tablespace(text: OsString) -> Result<(PathBuf, PathBuf), String> {
+    let mut paths = [Vec::new(), Vec::new()];
+    let mut at = 0;
+    let mut bytes = text.as_bytes().iter().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if bytes.peek() == Some(&&b'=') => paths[at].extend(bytes.next()),
+            b'=' if at == 0 => at = 1,
+            byte => paths[at].push(*byte),
+        }
+    }
+    let [old, new] = paths.map(|path| PathBuf::from(OsString::from_vec(path)));
+    match old.as_os_str().is_empty() || new.as_os_str().is_empty() {
+        true => Err("write it as OLD=NEW".to_owned()),
+        false => Ok((old, new)),
     }
 }
 
