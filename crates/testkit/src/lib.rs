@@ -9,6 +9,7 @@
 // A test's panic is its message to a person: helpers panic instead of returning what every caller would unwrap.
 #![allow(clippy::unwrap_used)]
 
+pub mod clock;
 pub mod corrupt;
 pub mod faults;
 pub mod fixture;
@@ -25,6 +26,7 @@ pub mod seed;
 pub mod user;
 pub mod wait;
 
+pub use clock::Clock;
 pub use corrupt::{Damage, Damaged};
 pub use fixture::Shop;
 pub use net::{TcpProxy, Trouble};

@@ -27,6 +27,7 @@ pub struct Builder {
     major: u16,
     segment_mib: u32,
     checksums: bool,
+    group_access: bool,
     fsync: bool,
     settings: String,
     environment: Vec<(String, String)>,
@@ -39,6 +40,7 @@ impl Builder {
             major,
             segment_mib: 16,
             checksums: true,
+            group_access: false,
             fsync: false,
             settings: SETTINGS.to_owned(),
             environment: Vec::new(),
@@ -57,6 +59,13 @@ impl Builder {
     #[must_use]
     pub fn checksums(mut self, on: bool) -> Builder {
         self.checksums = on;
+        self
+    }
+
+    /// A data directory that its group may read (`initdb --allow-group-access`).
+    #[must_use]
+    pub fn group_access(mut self) -> Builder {
+        self.group_access = true;
         self
     }
 
@@ -124,6 +133,9 @@ impl Builder {
         }
         if let Some(dir) = &self.wal_dir {
             initdb = initdb.arg("--waldir").arg(dir);
+        }
+        if self.group_access {
+            initdb = initdb.arg("--allow-group-access");
         }
         initdb.run().ok();
         append(&data.join("postgresql.conf"), &self.settings);
