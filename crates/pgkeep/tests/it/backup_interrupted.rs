@@ -124,6 +124,42 @@ fn a_killed_backup_leaves_nothing_restorable() {
     check_aftermath(&shop, &output);
 }
 
+/// Aim: no other signal that ends a process leaves more behind than these.
+#[test]
+fn no_signal_leaves_a_backup_behind() {
+    let shop = large_shop();
+    for signal in [
+        Signal::QUIT,
+        Signal::HUP,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::ABORT,
+    ]
+    .into_iter()
+    .filter(|signal| !is_ignored(*signal))
+    {
+        let mut running = begin_slowly(&shop);
+        running.signal(signal);
+        let output = running.wait();
+        assert!(
+            output.signal.is_some() || output.code > Some(128),
+            "{signal:?}: {output}"
+        );
+        out_of_backup_mode(&shop.cluster);
+    }
+    shop.pgkeep(["backup"]).ok();
+    assert_eq!(listed(&shop).len(), 1);
+}
+
+/// Whether we, and so whatever we start, ignore a signal: in the background of a shell, SIGQUIT is.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+    mask & (1 << (signal.as_raw() - 1)) != 0
+}
+
 #[test]
 fn a_backup_whose_connection_is_lost_ends_with_7() {
     let shop = large_shop();

@@ -2,14 +2,12 @@
 //!
 //! Invariant under test: a refused backup stores nothing and leaves the server as it was.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-
 use pgkeep_testkit::corrupt::objects;
 use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::{Cluster, OsUser, Output, Run, StopMode};
 
 use crate::backup::{backup, listed, lose_state, out_of_backup_mode};
+use crate::proxy::{replacing, through};
 use crate::shop;
 
 /// A backup that must be refused, having stored nothing of a backup. Its waits for the archiver are short.
@@ -95,14 +93,14 @@ fn another_lineage() {
 fn the_data_directory_of_another_cluster() {
     let shop = shop(17).start();
     let id = shop.cluster.system_id().0;
-    let port = proxy(shop.cluster.port(), &id.to_be_bytes(), &(id + 1).to_be_bytes());
-    let output = backup_through(&shop, port).expect(4);
+    let port = replacing(shop.cluster.port(), &id.to_be_bytes(), &(id + 1).to_be_bytes());
+    let output = through(&shop, port, ["backup"]).run().expect(4);
     assert!(output.stderr.contains("belongs to another cluster"), "{output}");
 
     let here = shop.cluster.data_dir().to_str().unwrap();
     let elsewhere = here.replace("/data", "/gone");
-    let port = proxy(shop.cluster.port(), here.as_bytes(), elsewhere.as_bytes());
-    let output = backup_through(&shop, port).expect(4);
+    let port = replacing(shop.cluster.port(), here.as_bytes(), elsewhere.as_bytes());
+    let output = through(&shop, port, ["backup"]).run().expect(4);
     assert!(output.stderr.contains("is not on this host"), "{output}");
     backup(&shop, &[]);
 }
@@ -128,54 +126,13 @@ fn a_server_of_another_age() {
     let shop = shop(17).start();
     let number: i32 = shop.cluster.value("SHOW server_version_num");
     for (pretended, major) in [(130_022_i32, "13"), (190_001, "19")] {
-        let port = proxy(shop.cluster.port(), &number.to_be_bytes(), &pretended.to_be_bytes());
-        let output = backup_through(&shop, port).expect(4);
+        let port = replacing(shop.cluster.port(), &number.to_be_bytes(), &pretended.to_be_bytes());
+        let output = through(&shop, port, ["backup"]).run().expect(4);
         assert!(
             output.stderr.contains(&format!("PostgreSQL {major} is not supported")),
             "{output}"
         );
     }
-}
-
-fn backup_through(shop: &Shop, port: u16) -> Output {
-    let connection = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres sslmode=disable");
-    shop.run(["backup"])
-        .env("PGKEEP_CLUSTER__SHOP__CONNECTION", connection)
-        .run()
-}
-
-/// Forwards connections to a server, and replaces bytes of its answers by as many others.
-fn proxy(server: u16, from: &[u8], to: &[u8]) -> u16 {
-    assert_eq!(from.len(), to.len());
-    let (from, to) = (from.to_owned(), to.to_owned());
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        while let Ok((client, _)) = listener.accept() {
-            let upstream = TcpStream::connect(("127.0.0.1", server)).unwrap();
-            let (up, down) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
-            let (from, to) = (from.clone(), to.clone());
-            std::thread::spawn(move || forward(client, up, &[], &[]));
-            std::thread::spawn(move || forward(upstream, down, &from, &to));
-        }
-    });
-    port
-}
-
-fn forward(mut from: TcpStream, mut to: TcpStream, what: &[u8], with: &[u8]) {
-    let mut buffer = [0; 1 << 16];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        for at in 0..(read + 1).saturating_sub(what.len()) {
-            if !what.is_empty() && buffer[at..].starts_with(what) {
-                buffer[at..at + with.len()].copy_from_slice(with);
-            }
-        }
-        if to.write_all(&buffer[..read]).is_err() {
-            break;
-        }
-    }
-    // Whoever still reads shall see the end; a peer that is gone already needs none.
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
 /// Aim: the refusal names the missing grants as statements, and with exactly those a role that isn't superuser backs

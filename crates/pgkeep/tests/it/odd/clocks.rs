@@ -1,0 +1,106 @@
+//! Clocks that step, stand still or lie (K44, M25): backups have their own ids, and which one is newest is told by WAL.
+
+use pgkeep_testkit::Clock;
+use pgkeep_testkit::fixture::Shop;
+use serde_json::Value;
+
+use super::paused::Paused;
+use super::truth::{Truth, restored};
+use crate::backup::{listed, number, out_of_backup_mode, text};
+use crate::shop;
+
+/// Takes a backup by a clock.
+#[track_caller]
+fn backup(shop: &Shop, clock: &Clock) -> Value {
+    clock.apply(shop.run(["--json", "backup"])).run().ok().json()
+}
+
+/// Adds rows, so that backups differ.
+fn write(shop: &Shop) -> Truth {
+    shop.cluster.sql("INSERT INTO t SELECT count(*) FROM t");
+    Truth::of(&shop.cluster)
+}
+
+/// The backup that a restore to the end of the archive begins with.
+fn chosen(shop: &Shop) -> String {
+    shop.cluster.archive_all();
+    let plan = shop
+        .run(["--json", "restore", "--dry-run", "--into"])
+        .arg(shop.target("plan"))
+        .run()
+        .ok();
+    text(&plan.json()["backup"])
+}
+
+/// Aim: a clock that steps back an hour between two backups changes neither which is newest nor what they reuse, and
+/// both restore to what they hold.
+#[test]
+fn a_clock_that_steps_back_between_backups() {
+    let shop = shop(17).start();
+    let clock = Clock::new();
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 20000) i");
+    let first_truth = write(&shop);
+    let first = backup(&shop, &clock);
+    clock.shift(-3600);
+    let second_truth = write(&shop);
+    let second = backup(&shop, &clock);
+    assert!(
+        number(&second["new_bytes"]) < number(&first["new_bytes"]) / 10,
+        "{second}"
+    );
+    assert_eq!(chosen(&shop), second["id"]);
+    let status = shop.pgkeep(["--json", "status"]).ok().json();
+    assert_eq!(status["clusters"][0]["last_backup"]["id"], second["id"], "{status:#}");
+    clock.shift(0);
+    write(&shop);
+    let third = backup(&shop, &clock);
+    assert_eq!(chosen(&shop), third["id"]);
+    assert_eq!(listed(&shop).len(), 3);
+    for (name, done, truth) in [("first", first, first_truth), ("second", second, second_truth)] {
+        truth.prove(restored(&shop, name, &text(&done["id"]), &[]));
+    }
+}
+
+/// Aim: two backups within one second have two ids, and the newest is the one that WAL says.
+/// Method: a clock that stands still.
+#[test]
+fn two_backups_within_one_second() {
+    let shop = shop(18).start();
+    let clock = Clock::new();
+    clock.stand_still(shop.cluster.value("SELECT extract(epoch FROM now())::bigint"));
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    let (first_truth, first) = (write(&shop), text(&backup(&shop, &clock)["id"]));
+    let (second_truth, second) = (write(&shop), text(&backup(&shop, &clock)["id"]));
+    assert_ne!(first, second);
+    assert_eq!(first[..16], second[..16], "of the same second");
+    assert_eq!(chosen(&shop), second);
+    first_truth.prove(restored(&shop, "first", &first, &[]));
+    second_truth.prove(restored(&shop, "second", &second, &[]));
+}
+
+/// Aim: a clock that steps while a backup runs does no harm; one that steps beyond the backup's lease ends it, since
+/// what it stored may be swept.
+#[test]
+fn a_clock_that_steps_during_a_backup() {
+    let shop = shop(17).start();
+    let clock = Clock::new();
+    shop.cluster
+        .sql("CREATE TABLE t AS SELECT i, repeat('x', 1000) x FROM generate_series(1, 12000) i");
+    let file = shop.cluster.sql("SELECT pg_relation_filepath('t')");
+    for (hours, code) in [(1, 0), (-1, 0), (49, 4)] {
+        clock.shift(0);
+        let paused = Paused::reading_by(&shop, &file, |run| clock.apply(run));
+        clock.shift(hours * 3600);
+        let output = paused.resume();
+        let done = output.clone().expect(code);
+        match code {
+            0 => {
+                let id = text(&done.json()["id"]);
+                Truth::of(&shop.cluster).prove(restored(&shop, &format!("copy{hours}"), &id, &[]));
+            }
+            _ => assert!(output.stderr.contains("48 hours"), "{output}"),
+        }
+    }
+    out_of_backup_mode(&shop.cluster);
+    assert_eq!(listed(&shop).len(), 2);
+}
