@@ -73,6 +73,7 @@ every_major! {
         let json = done.json();
         let used = json["saved_wal"]["files"].as_array().unwrap().iter().filter(|file| file["used"] == true).count();
         assert!(used >= 3, "{done}");
+        assert!(json["next"].to_string().contains("pgkeep wal salvage"), "{done}");
         assert_all_is_back(&mut shop, &ledger);
         shop.cluster.check_structure();
     }

@@ -231,14 +231,20 @@ fn next(plan: &RestorePlan, started: Option<&Started>) -> Vec<String> {
     let resume = "look at the data, then go on from there for good: SELECT pg_wal_replay_resume();".to_owned();
     let adopt = format!("to make it a protected cluster: pgkeep adopt {directory}");
     let start = format!("pg_ctl -D {directory} start");
-    match (started.map(|started| started.end), action(plan)) {
+    let mut next = match (started.map(|started| started.end), action(plan)) {
         (None, "pause") => vec![start, resume, adopt],
         (Some("paused"), _) => vec![resume, adopt],
         (None, "promote") => vec![start, adopt],
         (None, _) => vec![start],
         (Some("promoted"), _) => vec![adopt],
         (Some(_), _) => Vec::new(),
+    };
+    if plan.saved.files.iter().any(|file| plan.replays(file)) {
+        next.push(format!(
+            "to bring saved WAL into the archive: pgkeep wal salvage {directory}"
+        ));
     }
+    next
 }
 
 impl render::View for View {

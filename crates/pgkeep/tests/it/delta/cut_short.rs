@@ -13,6 +13,7 @@ const UNBROKEN: usize = 5;
 
 /// A crashed cluster, damaged so that there is everything to do: files that differ, are missing, and are too much.
 struct Crashed {
+    major: u16,
     shop: Shop,
     ledger: Ledger,
     scratch: Scratch,
@@ -20,8 +21,8 @@ struct Crashed {
 }
 
 impl Crashed {
-    fn new() -> Crashed {
-        let mut shop = shop(17).start();
+    fn new(major: u16) -> Crashed {
+        let mut shop = shop(major).start();
         shop.cluster
             .sql("CREATE TABLE bulk AS SELECT i, md5(i::text) AS v FROM generate_series(1, 20000) i");
         shop.cluster
@@ -35,6 +36,7 @@ impl Crashed {
         fs::remove_file(data.join(lost)).unwrap();
         fs::write(data.join("base/foreign"), "").unwrap();
         Crashed {
+            major,
             shop,
             ledger,
             scratch: Scratch::new(),
@@ -62,9 +64,20 @@ impl Crashed {
         delta(&self.shop, target, ["--jobs", "1"])
     }
 
+    /// What must hold after a run that was cut short: the old cluster, the new one, or nothing that starts.
+    fn check_cut_short(&self, target: &Path, context: &str) {
+        if target.join("global/pg_control").exists() {
+            return;
+        }
+        let log = Cluster::adopt_dir(self.major, target)
+            .try_start()
+            .expect_err("half a cluster must not start");
+        assert!(!log.contains("ready to accept"), "{context}: {log}");
+    }
+
     /// Starts it and compares it with the ledger; then it is taken away.
     fn check(&self, target: &Path, context: &str) {
-        let mut copy = Cluster::adopt_dir(17, target);
+        let mut copy = Cluster::adopt_dir(self.major, target);
         copy.start();
         copy.wait_recovered();
         let checked = self.ledger.check(&copy, Upto::All);
@@ -81,24 +94,21 @@ impl Crashed {
     }
 }
 
-/// What must hold after a run that was cut short: the old cluster, the new one, or nothing that starts.
-fn check_cut_short(target: &Path, context: &str) {
-    if target.join("global/pg_control").exists() {
-        return;
-    }
-    let log = Cluster::adopt_dir(17, target)
-        .try_start()
-        .expect_err("half a cluster must not start");
-    assert!(!log.contains("ready to accept"), "{context}: {log}");
-}
-
 /// Aim: killed or failed at any step it leaves nothing that could be started, unless that is the old cluster or the new one,
 /// whole; and run again, with `--delta` or without, it brings back every acknowledged commit, those too that were in the
 /// directory's own WAL only. Method: run after run in one directory, so that each also meets what the last one left; then
-/// PostgreSQL starts it. With --all every step, at up to 16 of its occurrences, once for each kind of fault.
+/// PostgreSQL starts it. With --all every step on every major, at up to 16 of its occurrences,
+/// once killed and once failed.
 #[test]
 fn cut_short_at_its_steps_it_is_not_startable_and_is_completed() {
-    let mut crashed = Crashed::new();
+    match seed::all() {
+        true => (14..=18).for_each(cut_short_at_its_steps),
+        false => cut_short_at_its_steps(18),
+    }
+}
+
+fn cut_short_at_its_steps(major: u16) {
+    let mut crashed = Crashed::new(major);
     let first = crashed.copy();
     let (output, all) = points::trace(crashed.restore(&first));
     output.ok();
@@ -114,6 +124,11 @@ fn cut_short_at_its_steps_it_is_not_startable_and_is_completed() {
         }
     };
     for (points, faults) in rounds {
+        eprintln!(
+            "PostgreSQL {major}: cut short at {} points of {}",
+            points.len(),
+            all.len()
+        );
         let armed: Vec<(&String, &Fault)> = points.iter().zip(faults.iter().cycle()).collect();
         for (number, group) in armed.chunks(UNBROKEN).enumerate() {
             let target = crashed.copy();
@@ -121,7 +136,7 @@ fn cut_short_at_its_steps_it_is_not_startable_and_is_completed() {
             for (point, fault) in group {
                 let ended = fault.at(point, crashed.restore(&target)).run();
                 context += &format!(" {fault:?} at {point} (exit code {:?}),", ended.code);
-                check_cut_short(&target, &context);
+                crashed.check_cut_short(&target, &context);
             }
             // Its mark says that it was begun over a cluster: it is gone on with, whether that is said again or not.
             let unfinished = !target.join("global/pg_control").exists();
@@ -143,7 +158,7 @@ fn after_a_power_cut_it_is_completed() {
     let Some(disk) = Disk::ext4(768, "power cuts while a cluster is restored over") else {
         return;
     };
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(17);
     let target = disk.path().join("data");
     for point in [
         "engine.restore.save#2",
@@ -158,7 +173,7 @@ fn after_a_power_cut_it_is_completed() {
         let killed = Fault::Kill.at(point, crashed.restore(&target)).run();
         assert_eq!(killed.code, None, "{point} was not reached: {killed}");
         disk.cut_power();
-        check_cut_short(&target, point);
+        crashed.check_cut_short(&target, point);
         crashed.restore(&target).run().ok();
         crashed.check(&target, point);
     }
@@ -171,7 +186,7 @@ fn on_a_full_disk_it_is_completed_later() {
     let Some(disk) = Disk::memory("size=512m,nr_inodes=100k", "a full disk under a cluster") else {
         return;
     };
-    let crashed = Crashed::new();
+    let crashed = Crashed::new(17);
     let target = disk.path().join("data");
     crashed.copy_to(&target);
     for name in objects(&target.join("base"))
@@ -185,7 +200,7 @@ fn on_a_full_disk_it_is_completed_later() {
     let full = crashed.restore(&target).run();
     assert!(matches!(full.code, Some(1 | 4)), "{full}");
     assert!(full.stderr.contains("space") && full.stderr.contains("hint"), "{full}");
-    check_cut_short(&target, &full.to_string());
+    crashed.check_cut_short(&target, &full.to_string());
     disk.remount("size=512m,nr_inodes=100k");
     crashed.restore(&target).run().ok();
     crashed.check(&target, "after a full disk");
