@@ -246,9 +246,15 @@ oldest_and_newest! {
         assert_eq!(asker.ask(&early).code, Some(255));
         let auto = copy.data_dir().join("postgresql.auto.conf");
         let settings = fs::read_to_string(&auto).unwrap();
-        fs::write(&auto, settings.replace("recovery_target_timeline", "#recovery_target_timeline")).unwrap();
+        let unplanned = settings.replace("recovery_target_timeline", "#recovery_target_timeline");
+        fs::write(&auto, &unplanned).unwrap();
         asker.row(&early, 0, 255, 255, 255);
-        asker.row(&life.segment(1, life.commit(1002).record).name(), 0, 255, 255, 255);
+        // Behind the point where the newest timeline, at which PostgreSQL aims by itself, left this one (ADR 10).
+        let left = life.segment(1, life.commit(1002).record).name();
+        asker.row(&left, 255, 255, 255, 255);
+        fs::write(&auto, format!("{unplanned}\nrecovery_target_timeline = 1\n")).unwrap();
+        asker.row(&left, 0, 255, 255, 255);
+        fs::write(&auto, &unplanned).unwrap();
         let last = life.segment(3, life.commit(3003).record);
         let last = pgkeep_base::WalSegment { number: branch.last_number(3), ..last };
         asker.row(&last.name(), 0, 255, 1, 255);
