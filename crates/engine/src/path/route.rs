@@ -4,6 +4,8 @@
 //! back to older ones (`XLogFileReadAnyTLI`). The segment of a switch exists under the old timeline, the new one, or
 //! both; the old one's copy is right only up to the switch point, because the old primary may have gone on.
 
+use std::cmp::Reverse;
+
 use pgkeep_base::{Lsn, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 
@@ -24,6 +26,8 @@ pub struct Choice {
 pub fn choices(tree: &Tree, history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec<Choice> {
     let mut found = own_choices(history, number, size);
     found.extend(descendant_choices(tree, history, number, size));
+    // A descendant's first segment may go on where that of an ancestor ends.
+    found.sort_by_key(|choice| Reverse(choice.until.unwrap_or(Lsn(u64::MAX))));
     found
 }
 
@@ -111,6 +115,18 @@ mod tests {
             "it may exist only on the descendant"
         );
         assert_eq!(names(&tree, 1, 6), [(1, false, None)]);
+    }
+
+    /// Aim: of a timeline that began and was left within one segment the descendant's copy has all, the ancestor's nothing.
+    #[test]
+    fn a_descendants_copy_goes_further_than_an_ancestors() {
+        let child = |number, at, of: &TimelineHistory| of.child(timeline(number), Lsn(5 * SIZE + at), "").unwrap();
+        let second = child(2, 77, &TimelineHistory::root(timeline(1)));
+        let tree = Tree::new([second.clone(), child(3, 99, &second)], []);
+        assert_eq!(
+            names(&tree, 2, 5),
+            [(2, false, None), (3, true, Some(3)), (1, true, None)]
+        );
     }
 
     #[test]
