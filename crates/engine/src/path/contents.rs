@@ -32,7 +32,7 @@ pub struct Chosen {
 
 impl Chosen {
     /// Whether it goes to the segment's end, so that nothing can continue it.
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let complete = |facts: &WalFacts| facts.segment.stopped.is_none();
         self.holder == Holder::Segment && self.facts.as_ref().is_some_and(complete)
     }

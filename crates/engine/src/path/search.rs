@@ -42,7 +42,8 @@ pub struct Search {
     target: RecoveryTarget,
     exclusive: bool,
     major: PgMajor,
-    backup_start: Lsn,
+    /// Its redo point, and the end of its backup-end record.
+    backup: (Lsn, Lsn),
     consistent: Option<Position>,
     last: Option<Position>,
     last_finished: Option<Timestamp>,
@@ -66,11 +67,12 @@ pub enum Stop {
 }
 
 impl Search {
-    /// A search in the WAL of a backup that begins at `backup_start` (its redo point).
+    /// A search in the WAL of a backup, from its redo point to the end of its backup-end record. Two servers that went on
+    /// from one state may both have begun a backup at the same position: only the end tells whose WAL this is.
     ///
     /// # Errors
     /// `Invalid` for an exclusive target that has no exclusive form.
-    pub fn new(target: RecoveryTarget, exclusive: bool, major: PgMajor, backup_start: Lsn) -> Result<Search> {
+    pub fn new(target: RecoveryTarget, exclusive: bool, major: PgMajor, backup: (Lsn, Lsn)) -> Result<Search> {
         let has_exclusive = matches!(
             target,
             RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_)
@@ -83,7 +85,7 @@ impl Search {
             target,
             exclusive,
             major,
-            backup_start,
+            backup,
             consistent: None,
             last: None,
             last_finished: None,
@@ -165,7 +167,7 @@ impl Search {
             time: self.last_known_time,
         };
         self.last = Some(here);
-        if matches!(meaning, Meaning::BackupEnd { start_lsn } if *start_lsn == self.backup_start) {
+        if matches!(meaning, Meaning::BackupEnd { start_lsn } if (*start_lsn, record.end) == self.backup) {
             self.consistent = Some(here);
         }
         self.note_databases(record, meaning);
@@ -272,5 +274,40 @@ impl Search {
     /// Time of the last commit or abort that is to be replayed.
     pub fn last_finished(&self) -> Option<Timestamp> {
         self.last_finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: a backup-end record makes a backup consistent only if it is that backup's: another server that went on from the
+    /// same state may have begun one at the same position.
+    #[test]
+    fn another_servers_backup_end_makes_nothing_consistent() {
+        let (start, stop) = (Lsn(0xA0_0028), Lsn(0xA0_0070));
+        let mut kept = vec![34, 0, 0, 0];
+        kept.resize(24, 0);
+        kept.extend([255, 8]);
+        kept.extend(start.0.to_le_bytes());
+        let consistent = |end: Lsn| {
+            let target = RecoveryTarget::Immediate;
+            let mut search = Search::new(target, false, PgMajor::NEWEST, (start, stop)).unwrap();
+            let flow = search.visit(&Record {
+                start: Lsn(end.0 - 0x28),
+                end,
+                prev: start,
+                xid: 0,
+                rmgr: 0,
+                info: 0x50,
+                total_bytes: kept.len() as u32,
+                kept: &kept,
+                timeline: TimelineId::FIRST,
+            });
+            assert_eq!(flow.is_break(), search.consistent().is_some());
+            search.consistent().is_some()
+        };
+        assert!(consistent(stop));
+        assert!(!consistent(Lsn(0xA0_09E0)));
     }
 }

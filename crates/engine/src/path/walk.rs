@@ -130,7 +130,7 @@ pub async fn walk(
     target: RecoveryTarget,
     exclusive: bool,
 ) -> Result<Walked> {
-    let search = Search::new(target, exclusive, from.major, from.start_lsn)?;
+    let search = Search::new(target, exclusive, from.major, (from.start_lsn, from.stop_lsn))?;
     let first = archive.segment_size.number_of(from.start_lsn);
     let last = last_number(archive, history).unwrap_or(first);
     let source = Source {
@@ -198,10 +198,11 @@ impl Progressing {
             Opened::Bad(segment, error) => return Ok(Some(PathEnd::Bad { segment, error })),
         };
         let until = choice.until.unwrap_or(Lsn(u64::MAX));
-        let mut left = false;
+        let (mut left, mut goes_on) = (false, false);
         let search = &mut self.search;
         let end = self.walker.feed(&chosen.bytes, &choice.segment, &mut |record| {
             left = record.end > until;
+            goes_on = true;
             if left {
                 ControlFlow::Break(())
             } else {
@@ -209,6 +210,8 @@ impl Progressing {
             }
         })?;
         let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
+        // WAL of its own that does not go on where the segment before ended: another server's. That is no end.
+        let is_strange = !goes_on && chosen.is_complete();
         if contributes {
             self.map.push(choice.segment, chosen.hash, chosen.holder)?;
             self.notes.extend(chosen.notes);
@@ -226,7 +229,7 @@ impl Progressing {
             WalkEnd::Stopped { at, reason } => Some(PathEnd::Invalid {
                 at,
                 reason,
-                later: source.later_than(choice.segment.number),
+                later: (source.later_than(choice.segment.number)).or(is_strange.then_some(choice.segment)),
             }),
             _ if choice.until.is_some() => Some(source.left_at(until, choice.segment)),
             _ => None,

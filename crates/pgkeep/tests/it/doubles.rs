@@ -83,6 +83,16 @@ fn split_brain(shop: &mut Shop) -> String {
     shop.cluster.sql("INSERT INTO t VALUES (1)");
     shop.cluster.archive_all();
     shop.cluster.sql("INSERT INTO t VALUES (2)");
+    let twin = twin(shop);
+    shop.cluster.sql("INSERT INTO t VALUES (3)");
+    twin.sql("INSERT INTO t VALUES (1003)");
+    let (ours, theirs) = (shop.cluster.archive_all(), twin.archive_all());
+    assert_eq!(ours, theirs);
+    ours
+}
+
+/// A copy of the server, taken while it was down, that lives on beside it and archives for itself.
+fn twin(shop: &mut Shop) -> Cluster {
     shop.cluster.stop(StopMode::Immediate);
     let twin = shop.home().join("twin");
     copy_directory(shop.cluster.data_dir(), &twin);
@@ -98,11 +108,7 @@ fn split_brain(shop: &mut Shop) -> String {
     );
     shop.cluster.start();
     twin.start();
-    shop.cluster.sql("INSERT INTO t VALUES (3)");
-    twin.sql("INSERT INTO t VALUES (1003)");
-    let (ours, theirs) = (shop.cluster.archive_all(), twin.archive_all());
-    assert_eq!(ours, theirs);
-    ours
+    twin
 }
 
 fn copy_directory(from: &Path, to: &Path) {
@@ -138,4 +144,36 @@ fn a_fork_is_never_resolved_silently() {
     assert!(loud.stderr.contains("two different"), "{loud}");
     let status = shop.pgkeep(["--json", "status"]).ok();
     assert!(status.stdout.contains("wal-conflict"), "{status}");
+}
+
+/// Aim: where the archive goes on with a segment of another server, whose own one before is lost, it does not end with the
+/// segment before: a restore to the end is refused, and the last moment that is proven is offered.
+#[test]
+fn a_segment_of_another_server_is_not_the_end_of_the_archive() {
+    let mut shop = shop(17).start();
+    shop.cluster.sql("CREATE TABLE t (i int)");
+    shop.pgkeep(["backup"]).ok();
+    shop.cluster.sql("INSERT INTO t VALUES (1)");
+    shop.cluster.archive_all();
+    let mut twin = twin(&mut shop);
+    // What it wrote under the name of our last segment is lost, and longer.
+    let push = twin.sql("SHOW archive_command");
+    twin.set_conf("archive_command", "/bin/true");
+    twin.sql("INSERT INTO t SELECT generate_series(1001, 1500)");
+    let lost = twin.archive_all();
+    twin.set_conf("archive_command", &push);
+    shop.cluster.sql("INSERT INTO t VALUES (2)");
+    assert_eq!(shop.cluster.archive_all(), lost);
+    shop.cluster.stop(StopMode::Immediate);
+    twin.sql("INSERT INTO t VALUES (2001)");
+    let theirs = twin.archive_all();
+    assert!(theirs > lost, "{theirs} {lost}");
+
+    let target = shop.target("refused");
+    let refused = shop.run(["restore", "--into"]).arg(&target).run().expect(4);
+    let goes_on = format!("although the archive goes on with {theirs}");
+    assert!(refused.stderr.contains(&goes_on), "{refused}");
+    assert!(!target.exists(), "{refused}");
+    let offered = crate::life::offered(&refused)[0].to_string();
+    assert_eq!(ids(&shop, "before", &["--lsn", &offered, "--action", "promote"]), "1 2");
 }
