@@ -6,8 +6,8 @@ use crate::size::ByteSize;
 pub const CHUNK_BYTES_MAX: u64 = ByteSize::mib(1).0;
 /// A pack is closed once its body has reached this size.
 pub const PACK_BYTES_TARGET: u64 = ByteSize::mib(32).0;
-/// A pack is closed, too, once it has so many chunks: what is remembered of each waits in memory until it is durable.
-pub const PACK_CHUNKS_MAX: u32 = 1 << 15;
+/// A pack is closed, too, once so many bytes of what is remembered about files wait for it: that waits in memory.
+pub const PACK_REMEMBERED_BYTES: u64 = ByteSize::mib(4).0;
 /// Packs that may be uploading at once, over all places.
 pub const PACKS_IN_FLIGHT: usize = 2;
 /// Raw bytes of one manifest block.

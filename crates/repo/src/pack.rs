@@ -1,5 +1,4 @@
-//! Appends chunks to packs of about 32 MiB, less where they are tiny, and says where each one lies (docs/format.md,
-//! section 4).
+//! Appends chunks to packs of about 32 MiB and says where each one lies (docs/format.md, section 4).
 //!
 //! Invariant: a chunk's address is final when [`PackWriter::push`] returns, but means nothing until its pack is durable:
 //! whoever remembers addresses across a crash asks [`PackWatermark`] first. Nothing here waits for a store: the caller
@@ -8,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pgkeep_base::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_MAX};
+use pgkeep_base::limits::PACK_BYTES_TARGET;
 use pgkeep_base::{BackupId, Error, Result};
 use pgkeep_store::ObjectName;
 use serde_json::Map;
@@ -33,7 +32,6 @@ struct OpenPack {
     number: u32,
     name: Arc<ObjectName>,
     builder: ObjectBuilder,
-    chunks: u32,
 }
 
 /// A pack to be created in every place.
@@ -99,8 +97,7 @@ impl PackWriter {
             blake3,
         });
         let pack_number = pack.number;
-        pack.chunks += 1;
-        let full = pack.builder.body_bytes() >= self.bytes_target || pack.chunks >= PACK_CHUNKS_MAX;
+        let full = pack.builder.body_bytes() >= self.bytes_target;
         Ok(Placed {
             chunk,
             pack_number,
@@ -136,7 +133,6 @@ impl PackWriter {
             number,
             name: Arc::new(name),
             builder,
-            chunks: 0,
         })
     }
 }
@@ -174,16 +170,6 @@ mod tests {
     fn writer(repository: &Repository) -> PackWriter {
         let head = physical_head();
         PackWriter::new(repository.sealer(), head.lineage(), head.id).bytes_target(2000)
-    }
-
-    #[test]
-    fn a_pack_of_tiny_chunks_closes_before_there_are_too_many() {
-        let head = physical_head();
-        let repository = Repository::both().into_iter().next().unwrap();
-        let mut writer = PackWriter::new(repository.sealer(), head.lineage(), head.id);
-        let tiny = encode(b"tiny", 1).unwrap();
-        let closed = (0..=PACK_CHUNKS_MAX).map(|_| writer.push(&tiny, Digest::of(b"tiny")).unwrap().closed.is_some());
-        assert_eq!(closed.filter(|closed| *closed).count(), 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use pgkeep_base::limits::PACK_REMEMBERED_BYTES;
 use pgkeep_base::{Error, Event, Progress, Result};
 use pgkeep_pg::datadir::{Entry as Found, EntryKind as FoundKind};
 use pgkeep_repo::frame::encode;
@@ -63,6 +64,8 @@ pub struct Assembler {
     pub outlets: Outlets,
     pub counts: Counts,
     known: HashSet<ObjectName>,
+    /// What the journal had been given when a pack was last closed for it, or filled.
+    remembered: u64,
 }
 
 /// A file whose slices are coming in.
@@ -112,6 +115,7 @@ impl Assembler {
             outlets,
             counts: Counts::default(),
             known: HashSet::new(),
+            remembered: 0,
         }
     }
 
@@ -245,8 +249,18 @@ impl Assembler {
             bad_pages: part.bad_pages,
         };
         let below = self.packs.packs_begun();
-        match &mut self.journal {
-            Some(journal) => journal.piece(piece, below),
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        journal.piece(piece, below)?;
+        let given = journal.given_bytes();
+        if given - self.remembered < PACK_REMEMBERED_BYTES {
+            return Ok(());
+        }
+        self.remembered = given;
+        // Where little is new, the pack that all this waits for would fill only at the very end.
+        match self.packs.close()? {
+            Some(closed) => self.hand_over(closed),
             None => Ok(()),
         }
     }
@@ -310,6 +324,7 @@ impl Assembler {
 
     /// Gives a closed pack to the uploads; waits while they are behind.
     pub fn hand_over(&mut self, pack: ClosedPack) -> Result<()> {
+        self.remembered = self.journal.as_ref().map_or(0, ReuseWriter::given_bytes);
         self.know(PackInfo::of(&pack.object));
         self.outlets
             .packs

@@ -133,6 +133,16 @@ impl Piece {
             }
     }
 
+    /// About how many bytes of memory it takes.
+    pub(super) fn memory(&self) -> u64 {
+        let content = match &self.content {
+            Content::Inline(bytes) => bytes.len(),
+            Content::Extents(extents) => extents.len() * (size_of::<Extent>() + size_of::<Chunk>()),
+        };
+        let lists = size_of_val(&self.pages[..]) + size_of_val(&self.bad_pages[..]);
+        (size_of::<Piece>() + self.path.as_bytes().len() + content + lists) as u64
+    }
+
     pub(super) fn encode(&self, packs: &PackNumbers) -> Vec<u8> {
         let mut to = Vec::with_capacity(128 + self.pages.len() * PAGE_HASH_BYTES);
         put_bytes(&mut to, self.path.as_bytes());

@@ -1,7 +1,8 @@
 //! Writes the cache: first as the journal of a running backup, then, finished, as the cache of that backup.
 //!
 //! Invariant: a record reaches the file only when every pack that it refers to is durable in all required places, in
-//! the order in which records were given. Records wait in memory until then: no more than `PACKS_IN_FLIGHT` packs hold.
+//! the order in which records were given. Records wait in memory until then: whoever gives them closes a pack for which
+//! `PACK_REMEMBERED_BYTES` of them wait, and has no more than `PACKS_IN_FLIGHT` under way.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -31,6 +32,7 @@ pub struct ReuseWriter {
     pack_order: Vec<Arc<ObjectName>>,
     waiting: VecDeque<Waiting>,
     last_piece: Option<(DataPath, u64)>,
+    given_bytes: u64,
 }
 
 struct Waiting {
@@ -72,6 +74,7 @@ impl ReuseWriter {
             pack_order: Vec::new(),
             waiting: VecDeque::new(),
             last_piece: None,
+            given_bytes: 0,
         };
         writer.to.write_all(MAGIC).during(during)?;
         writer.write_json(RecordKind::Start, start).during(during)?;
@@ -103,6 +106,7 @@ impl ReuseWriter {
             )));
         }
         self.last_piece = Some((piece.path.clone(), piece.at));
+        self.given_bytes += piece.memory();
         let what = What::Piece(Box::new(piece));
         self.waiting.push_back(Waiting { packs_below, what });
         Ok(())
@@ -134,6 +138,11 @@ impl ReuseWriter {
                 .during(|| format!("write the journal {}", self.path.display()))?;
         }
         Ok(())
+    }
+
+    /// How much memory all pieces took that were ever given: what it grows by may be waiting.
+    pub fn given_bytes(&self) -> u64 {
+        self.given_bytes
     }
 
     /// How many records wait for packs.

@@ -57,11 +57,11 @@ fn make_files(shop: &Shop, together: usize, apart: usize) {
 
 /// Aim: backups, comparisons and restores of very many small files stay within 256 open files and 256 MiB of memory,
 /// which the system enforces.
-/// Method: 12,000 files beside a cluster's own, 1,000,000 with `--all`.
+/// Method: 18,000 files beside a cluster's own, 1,000,000 with `--all`.
 #[test]
 fn a_million_small_files_within_hard_limits() {
     let all = std::env::var_os("PGKEEP_TEST_ALL").is_some();
-    let (together, apart) = if all { (980_000, 20_000) } else { (10_000, 2_000) };
+    let (together, apart) = if all { (980_000, 20_000) } else { (16_000, 2_000) };
     let shop = shop(17).start();
     shop.cluster
         .sql("CREATE TABLE t AS SELECT generate_series(1, 100000) i");
@@ -75,6 +75,11 @@ fn a_million_small_files_within_hard_limits() {
         "{second}"
     );
     let (older, newer) = (text(&first["id"]), text(&second["id"]));
+    let packs = pgkeep_testkit::corrupt::objects(&shop.repository_dir("main"));
+    let packs = packs
+        .iter()
+        .filter(|name| name.starts_with("packs/") && name.contains(&older));
+    assert!(packs.count() > 1, "a pack is closed before too much waits for it");
     limited(&shop, &["show", &newer, "--diff", &older]);
     let target = shop.target("copy");
     let target = target.to_str().unwrap();
