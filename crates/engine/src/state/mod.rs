@@ -16,15 +16,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgkeep_base::{Error, Result, ResultExt, failpoint};
 use pgkeep_repo::lineage::Lineage;
-use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode as SqliteCode};
 
 pub use pushed::PushedFile;
 pub use runs::{HeadRecord, Run, RunOutcome};
 
 const DATABASE: &str = "state.db";
 const VERSION: i64 = 2;
+/// How long another process may keep the database locked.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between attempts to open it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS lineage (
@@ -149,9 +153,24 @@ fn cannot_open(source: rusqlite::Error) -> Error {
     )
 }
 
+/// Opens it, and makes it where it is new. Where several processes come to a new one at once, SQLite tells all but one
+/// that it is locked, at once: its own patience is for what is made.
 fn open_database(path: &Path) -> rusqlite::Result<Connection> {
+    let mut attempts = PATIENCE.as_millis() / PAUSE.as_millis();
+    loop {
+        match prepare_database(path) {
+            Err(error) if attempts > 0 && error.sqlite_error_code() == Some(SqliteCode::DatabaseBusy) => {
+                attempts -= 1;
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn prepare_database(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;

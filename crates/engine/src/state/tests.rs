@@ -51,6 +51,28 @@ fn fill(directory: &Path) -> [HeadRecord; 2] {
     heads
 }
 
+/// Aim: `backup` and the archiver's `wal push` both come first to a new state, and neither fails for it.
+#[test]
+fn many_open_a_new_state_at_once() {
+    for _ in 0..40 {
+        let directory = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 1..=8 {
+                let at = directory.path();
+                scope.spawn(move || {
+                    State::open(at)
+                        .unwrap()
+                        .remember_push(&lineage(), &pushed(number))
+                        .unwrap()
+                });
+            }
+        });
+        let state = State::open(directory.path()).unwrap();
+        let is_known = |number: &u32| !state.pushed(&lineage(), &pushed(*number).file).unwrap().is_empty();
+        assert_eq!((1..=8).filter(is_known).count(), 8);
+    }
+}
+
 /// What a state gives out, each as text.
 fn known(state: &State) -> Vec<String> {
     let cluster: ClusterName = "shop".parse().unwrap();
