@@ -139,12 +139,11 @@ esac"#;
 fn an_object_that_changes_is_noticed() {
     let lie = r#"
 case "$*" in
-  *"wal push"*)
-    if [ "$(turn)" = 14 ]; then
-      place=$(sed -n 's|^url = "file://\(.*\)"|\1|p' "$2")
-      object=$(find "$place" -path '*/backups/*' -type f | head -n 1)
-      chmod u+w "$object" && echo >>"$object"
-    fi ;;
+  *" backup"*)
+    place=$(sed -n 's|^url = "file://\(.*\)"|\1|p' "$2")
+    pack=$(find "$place" -path '*/packs/*' -type f | head -n 1)
+    # Of the first backup, when there is a second one.
+    [ -z "$pack" ] || { chmod u+w "$pack" && echo >>"$pack"; } ;;
 esac"#;
     found_out(said_of("changes", lie), "I8: ");
 }
