@@ -96,10 +96,10 @@ pub struct LocalWal {
     pub segments: Vec<LocalSegment>,
     /// By timeline.
     pub histories: Vec<LocalHistory>,
-    /// Files that bear the name of WAL and are not this cluster's, with the reason.
+    /// Files that bear the name of WAL and are not this cluster's, or can't be read, with the reason.
     pub strange: Vec<(PathBuf, String)>,
-    /// Files in `pg_wal` that bear the name of WAL, hold something, and are nothing of the above: damaged, or another
-    /// cluster's.
+    /// Files in `pg_wal` that bear the name of WAL, hold something, and are no segments or histories: damaged, unreadable,
+    /// or another cluster's.
     pub unread: Vec<(WalFile, PathBuf)>,
 }
 
@@ -141,7 +141,18 @@ impl LocalWal {
             WalFile::History(timeline) => return self.take_history(*timeline, found),
             WalFile::BackupHistory(_) => return,
         };
-        let Some((header, segment)) = found.identified() else {
+        let identified = match found.identified() {
+            Ok(identified) => identified,
+            // A server that runs may have taken it away meanwhile.
+            Err(_) if !found.path.exists() => return,
+            Err(error) => {
+                // What can't be read may be the only copy of somebody's commits.
+                self.strange
+                    .push((found.path.clone(), format!("it can't be read: {error}")));
+                return self.take_unread(found);
+            }
+        };
+        let Some((header, segment)) = identified else {
             // What is whole and another segment was prepared for later use.
             if found.holds_something() {
                 self.take_unread(found);
@@ -258,15 +269,19 @@ struct FoundFile {
 }
 
 impl FoundFile {
-    fn identified(&self) -> Option<(pgkeep_pg::wal::SegmentHeader, WalSegment)> {
-        let content = Content::open(&self.path, &self.file).ok()?;
-        identify(&self.file, &content.beginning(FIRST_PAGE_BYTES).ok()?).ok()
+    /// What it is, where that can be told.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    fn identified(&self) -> Result<Option<(pgkeep_pg::wal::SegmentHeader, WalSegment)>> {
+        let beginning = Content::open(&self.path, &self.file)?.beginning(FIRST_PAGE_BYTES)?;
+        Ok(identify(&self.file, &beginning).ok())
     }
 
-    /// Whether it is neither whole, under whatever name, nor empty.
+    /// Whether it is neither whole, under whatever name, nor empty. What can't be told counts as something.
     fn holds_something(&self) -> bool {
         let Ok(content) = Content::open(&self.path, &self.file) else {
-            return false;
+            return true;
         };
         let beginning = content.beginning(FIRST_PAGE_BYTES).unwrap_or_default();
         read_segment_header(&beginning).is_err() && !is_zero(content.source())
@@ -274,7 +289,7 @@ impl FoundFile {
 
     fn identity(&self) -> Option<(SystemId, SegmentSize)> {
         matches!(self.file, WalFile::Segment(_) | WalFile::Partial(_)).then_some(())?;
-        let (header, _) = self.identified()?;
+        let (header, _) = self.identified().ok().flatten()?;
         Some((header.system_id, header.segment_size))
     }
 }
@@ -334,6 +349,32 @@ fn list_directory(directory: &Path, reading: Reading<'_>) -> Result<Vec<FoundFil
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Aim: what can't be read is told and counts as WAL: whoever would remove it has to save it first, and can't.
+    #[test]
+    fn what_cant_be_read_is_not_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let pg_wal = directory.path().join("pg_wal");
+        let unreadable = pg_wal.join("000000010000000000000007");
+        // Not even root can read a directory as a file.
+        std::fs::create_dir_all(&unreadable).unwrap();
+        let mut wal = LocalWal {
+            system_identifier: SystemId(7),
+            segment_size: SegmentSize::DEFAULT,
+            segments: Vec::new(),
+            histories: Vec::new(),
+            strange: Vec::new(),
+            unread: Vec::new(),
+        };
+        for file in list(directory.path()).unwrap() {
+            wal.take(file);
+        }
+        assert_eq!(wal.unread.len(), 1);
+        let [(path, why)] = &wal.strange[..] else {
+            panic!("{:?}", wal.strange)
+        };
+        assert!(*path == unreadable && why.starts_with("it can't be read"), "{why}");
+    }
 
     /// Aim: what stands behind the valid beginning never leaves, wherever the borders of reading fall.
     #[test]
