@@ -25,6 +25,7 @@ pub mod scratch;
 pub mod seed;
 pub mod user;
 pub mod wait;
+pub mod wal;
 
 pub use clock::Clock;
 pub use corrupt::{Damage, Damaged};

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use pgkeep_base::Lsn;
+use pgkeep_testkit::wal::Writer;
 use proptest::prelude::*;
 
 use super::walk;
-use super::writer::Writer;
 use crate::wal::{WalkEnd, Walker, meaning, read_segment_header, segment_facts};
 
 /// A log of about 1.5 segments: small records, some over page borders, one over the segment border.

@@ -1,8 +1,8 @@
 //! What is stored about a segment: whose a record is, what is unknown, how segments prove that they follow each other.
 
 use pgkeep_base::{ErrorKind, Lsn, pgtime};
+use pgkeep_testkit::wal::Writer;
 
-use super::writer::Writer;
 use crate::wal::{FactsWalk, SegmentFacts, segment_facts};
 
 /// Segment 0: a commit, and a commit record that begins 40 bytes before the end. Segment 1: its rest, another commit.

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use pgkeep_base::{Lsn, TimelineId, pgtime};
+use pgkeep_testkit::wal::Writer;
 
-use super::writer::Writer;
 use crate::wal::{Meaning, WalLevel, Walker, meaning, read_segment_header};
 
 fn meanings(writer: &Writer) -> Vec<Meaning> {

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use pgkeep_base::{Lsn, SegmentSize, TimelineId};
+use pgkeep_testkit::wal::{Shown, Writer};
 use proptest::prelude::*;
 
-use super::walk;
-use super::writer::{Shown, Writer};
+use super::{shown_as, walk};
 use crate::wal::{WalkEnd, Walker};
 
 /// Record lengths that land around borders, and now and then one that spans segments.
@@ -55,7 +55,7 @@ proptest! {
             walker.begin(&writer.name(index)).unwrap();
             for part in segment.chunks(64 << 10) {
                 let end = walker.part(part, &mut |record| {
-                    shown.push(Shown::from(record));
+                    shown.push(shown_as(record));
                     ControlFlow::Continue(())
                 });
                 if let Some(end) = end.unwrap() {
@@ -79,7 +79,7 @@ proptest! {
         let mut shown = Vec::new();
         for (index, segment) in writer.segments().iter().enumerate().skip(skip) {
             walker.feed(segment, &writer.name(index), &mut |record| {
-                shown.push(Shown::from(record));
+                shown.push(shown_as(record));
                 ControlFlow::Continue(())
             }).unwrap();
         }
@@ -96,7 +96,7 @@ proptest! {
         let mut shown = Vec::new();
         for (index, segment) in segments.iter().enumerate().skip(skip) {
             walker.feed(segment, &writer.name(index), &mut |record| {
-                shown.push(Shown::from(record));
+                shown.push(shown_as(record));
                 ControlFlow::Continue(())
             }).unwrap();
         }

@@ -1,47 +1,50 @@
 //! Writes WAL as PostgreSQL lays it out: any block size, any segment size, records of any length.
+//!
+//! Rule: from PostgreSQL's headers (`access/xlog_internal.h`, `access/xlogrecord.h`), not from the code that reads it.
 
 use pgkeep_base::{Lsn, SegmentSize, SystemId, TimelineId, WalSegment};
 
-use crate::wal::Record;
-
 /// A record as it was written, or as it was shown.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Shown {
+pub struct Shown {
+    /// First byte.
     pub start: Lsn,
+    /// First byte after it, aligned.
     pub end: Lsn,
+    /// Start of the record before it.
     pub prev: Lsn,
+    /// `xl_xid`.
     pub xid: u32,
+    /// `xl_rmid`.
     pub rmgr: u8,
+    /// `xl_info`.
     pub info: u8,
+    /// `xl_tot_len`.
     pub total_bytes: u32,
+    /// CRC-32C of as much of it as a reader keeps.
     pub kept_hash: u32,
 }
 
-impl From<&Record<'_>> for Shown {
-    fn from(record: &Record) -> Shown {
-        Shown {
-            start: record.start,
-            end: record.end,
-            prev: record.prev,
-            xid: record.xid,
-            rmgr: record.rmgr,
-            info: record.info,
-            total_bytes: record.total_bytes,
-            kept_hash: crc32c::crc32c(record.kept),
-        }
-    }
-}
-
-pub(super) struct Writer {
+/// A log that is being written; clone it to let it go two ways.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// `XLOG_PAGE_MAGIC`.
     pub magic: u16,
+    /// Of the cluster.
     pub system_id: SystemId,
+    /// Of a segment.
     pub size: SegmentSize,
+    /// `XLOG_BLCKSZ`.
     pub block: usize,
+    /// In the headers of the pages to come.
     pub timeline: u32,
     /// The segment that holds the first byte.
     pub first: u64,
+    /// All of it.
     pub bytes: Vec<u8>,
+    /// Start of the last record.
     pub prev: Lsn,
+    /// What was written.
     pub written: Vec<Shown>,
     /// Set on the next page header.
     pub extra_flags: u16,
@@ -49,7 +52,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// An empty log of PostgreSQL 17 with segments of 1 MiB, beginning at segment 3.
-    pub(super) fn new(block: usize) -> Writer {
+    pub fn new(block: usize) -> Writer {
         Writer {
             magic: 0xD116,
             system_id: SystemId(7_000_000_000_000_000_001),
@@ -64,16 +67,18 @@ impl Writer {
         }
     }
 
-    pub(super) fn base(&self) -> u64 {
+    /// Position of the first byte.
+    pub fn base(&self) -> u64 {
         self.first * self.size.bytes()
     }
 
-    pub(super) fn at(&self) -> Lsn {
+    /// Position of the next byte.
+    pub fn at(&self) -> Lsn {
         Lsn(self.base() + self.bytes.len() as u64)
     }
 
     /// The name of the segment at `index`, on the newest timeline.
-    pub(super) fn name(&self, index: usize) -> WalSegment {
+    pub fn name(&self, index: usize) -> WalSegment {
         WalSegment {
             timeline: TimelineId::new(self.timeline).unwrap(),
             number: self.first + index as u64,
@@ -82,7 +87,7 @@ impl Writer {
     }
 
     /// What was written, cut into segments; the last one is filled up with zeroes.
-    pub(super) fn segments(&self) -> Vec<Vec<u8>> {
+    pub fn segments(&self) -> Vec<Vec<u8>> {
         let size = self.size.bytes() as usize;
         self.bytes
             .chunks(size)
@@ -95,7 +100,7 @@ impl Writer {
     }
 
     /// The records that end in the segment at `index`.
-    pub(super) fn ending_in(&self, index: usize) -> Vec<&Shown> {
+    pub fn ending_in(&self, index: usize) -> Vec<&Shown> {
         let number = self.first + index as u64;
         self.written
             .iter()
@@ -127,7 +132,7 @@ impl Writer {
     }
 
     /// Writes a record with this main data and shows how it should be shown.
-    pub(super) fn record(&mut self, rmgr: u8, info: u8, xid: u32, main: &[u8]) -> Lsn {
+    pub fn record(&mut self, rmgr: u8, info: u8, xid: u32, main: &[u8]) -> Lsn {
         let mut body = Vec::with_capacity(main.len() + 5);
         if main.len() < 256 {
             if !main.is_empty() {
@@ -142,7 +147,7 @@ impl Writer {
     }
 
     /// Writes a record with this body: fragment headers, block data, main data.
-    pub(super) fn raw(&mut self, rmgr: u8, info: u8, xid: u32, body: &[u8]) -> Lsn {
+    pub fn raw(&mut self, rmgr: u8, info: u8, xid: u32, body: &[u8]) -> Lsn {
         let total = body.len() as u32 + 24;
         let mut record = Vec::with_capacity(total as usize);
         record.extend(total.to_le_bytes());
@@ -187,7 +192,7 @@ impl Writer {
     }
 
     /// `XLOG_SWITCH`: a bare record and zeroes up to the segment's end.
-    pub(super) fn switch(&mut self) -> Lsn {
+    pub fn switch(&mut self) -> Lsn {
         let start = self.raw(0, 0x40, 0, &[]);
         let size = self.size.bytes() as usize;
         self.bytes.resize(self.bytes.len().next_multiple_of(size), 0);
@@ -197,12 +202,12 @@ impl Writer {
     }
 
     /// A commit of `xid` at this many microseconds after 2000.
-    pub(super) fn commit(&mut self, xid: u32, microseconds: i64) -> Lsn {
+    pub fn commit(&mut self, xid: u32, microseconds: i64) -> Lsn {
         self.record(1, 0x00, xid, &microseconds.to_le_bytes())
     }
 
     /// Fills the log until a record of `bytes` in all would end exactly at `lsn`'s page offset.
-    pub(super) fn fill_to(&mut self, lsn: Lsn) {
+    pub fn fill_to(&mut self, lsn: Lsn) {
         while self.at() < lsn {
             let left = (lsn.0 - self.at().0) as usize;
             let page_left = self.block - self.bytes.len() % self.block;
