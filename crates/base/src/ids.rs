@@ -67,7 +67,7 @@ impl BackupId {
             .rev()
             .map(|i| CROCKFORD[(bits >> (5 * i)) as usize & 31] as char)
             .collect();
-        BackupId(format!("{}-{suffix}", now.strftime("%Y%m%dT%H%M%SZ")))
+        BackupId(format!("{}-{suffix}", now.strftime(COMPACT_TIME)))
     }
 
     /// When it was made, to the second.
@@ -81,9 +81,14 @@ impl BackupId {
     }
 }
 
-/// Reads `20261120T101512Z`.
+const COMPACT_TIME: &str = "%Y%m%dT%H%M%SZ";
+
+/// Reads `20261120T101512Z`, and no other spelling: the library would also take a blank for a digit.
 pub fn parse_compact_time(text: &str) -> Option<Timestamp> {
-    let civil = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
+    let civil = jiff::civil::DateTime::strptime(COMPACT_TIME, text).ok()?;
+    if civil.strftime(COMPACT_TIME).to_string() != text {
+        return None;
+    }
     civil
         .to_zoned(jiff::tz::TimeZone::UTC)
         .ok()
@@ -218,6 +223,8 @@ mod tests {
             "latest",
             "20261120T101512Z-",
             "20261320T101512Z-0123456789",
+            "20261120T10 512Z-0123456789",
+            "20261120T101560Z-0123456789",
             "20261120T101512Z-012345678u",
             "../../etc/passwd",
         ] {
