@@ -89,7 +89,8 @@ impl WalSegment {
         }
     }
 
-    /// Reads a 24-digit name; `None` for anything else, also for names that `size` can't have.
+    /// Reads a 24-digit name; `None` for anything else, also for names that `size` can't have, and for the last of all
+    /// segments, whose end is no LSN.
     pub fn parse(name: &str, size: SegmentSize) -> Option<WalSegment> {
         if !is_segment_name(name) {
             return None;
@@ -97,11 +98,12 @@ impl WalSegment {
         let timeline = TimelineId::from_hex(&name[..8])?;
         let group = u64::from_str_radix(&name[8..16], 16).ok()?;
         let within = u64::from_str_radix(&name[16..], 16).ok()?;
-        (within < size.per_group()).then(|| WalSegment {
+        let segment = WalSegment {
             timeline,
             number: group * size.per_group() + within,
             size,
-        })
+        };
+        (within < size.per_group() && segment.has_end()).then_some(segment)
     }
 
     /// The 24-digit file name.
@@ -120,9 +122,14 @@ impl WalSegment {
         Lsn(self.number * self.size.bytes())
     }
 
-    /// LSN of the first byte after it.
+    /// LSN of the first byte after it; the greatest LSN where there is none.
     pub fn end(&self) -> Lsn {
-        Lsn((self.number + 1) * self.size.bytes())
+        Lsn(self.start().0.saturating_add(self.size.bytes()))
+    }
+
+    /// Whether the first byte after it has an LSN. Nothing that comes from outside names a segment where it has none.
+    pub fn has_end(&self) -> bool {
+        self.number < u64::MAX / self.size.bytes()
     }
 
     /// The segment that follows it on the same timeline.
@@ -164,6 +171,15 @@ mod tests {
             "0xB37 segments of 16 MiB exceed 4 GiB"
         );
         assert_eq!(segment.end(), segment.next().start());
+    }
+
+    #[test]
+    fn the_last_of_all_segments_is_no_name() {
+        let parse = |name| WalSegment::parse(name, SegmentSize::DEFAULT);
+        let last = parse("00000001FFFFFFFF000000FE").unwrap();
+        assert_eq!((last.end(), last.has_end()), (Lsn(u64::MAX - (16 << 20) + 1), true));
+        assert_eq!(parse("00000001FFFFFFFF000000FF"), None);
+        assert_eq!((last.next().end(), last.next().has_end()), (Lsn(u64::MAX), false));
     }
 
     #[test]

@@ -107,6 +107,12 @@ pub fn read_segment_header(first_page: &[u8]) -> Result<SegmentHeader> {
             header.address, long.segment_bytes
         )));
     }
+    if header.address.0.checked_add(segment_size.bytes()).is_none() {
+        return Err(corrupt(format!(
+            "page address {} is where no WAL can be",
+            header.address
+        )));
+    }
     Ok(SegmentHeader {
         major,
         page_magic: header.magic,

@@ -154,6 +154,10 @@ fn headers_that_are_none_are_named() {
         (&|page| page[3] = 1, "flags 0102"),
         (&|page| page[4] = 0, "timeline is 0"),
         (&|page| page[9] = 1, "not the start of a segment"),
+        (
+            &|page| page[8..16].copy_from_slice(&(u64::MAX << 20).to_le_bytes()),
+            "FFFFFFFF/FFF00000 is where no WAL can be",
+        ),
         (&|page| page[32] = 1, "segment size 1048577"),
         (&|page| page[36] = 1, "block size 8193"),
         (&|page| page.truncate(39), "39 bytes are shorter"),
