@@ -90,15 +90,23 @@ impl RecoveryPlan {
         if find_block(&settings, Purpose::Recovery).state != BlockState::Intact {
             return Ok(None);
         }
-        let plan: RecoveryPlan = serde_json::from_slice(&bytes).map_err(|error| damaged(&path).source(error))?;
-        if plan.version != VERSION || plan.segments.is_empty() {
-            return Err(damaged(&path));
-        }
-        Ok(Some(plan))
+        let plan = RecoveryPlan::from_json(&bytes);
+        plan.during(|| format!("read {}", path.display())).map(Some)
     }
-}
 
-fn damaged(path: &Path) -> Error {
-    Error::corrupt(format!("the recovery plan {} can't be read", path.display()))
-        .hint("Run the same `pgkeep restore` again; it writes the plan anew.")
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    /// `Corrupt` for what no restore of this version wrote.
+    pub fn from_json(bytes: &[u8]) -> Result<RecoveryPlan> {
+        let damaged = || {
+            Error::corrupt("the recovery plan can't be read")
+                .hint("Run the same `pgkeep restore` again; it writes the plan anew.")
+        };
+        let plan: RecoveryPlan = serde_json::from_slice(bytes).map_err(|error| damaged().source(error))?;
+        match plan.version == VERSION && !plan.segments.is_empty() {
+            true => Ok(plan),
+            false => Err(damaged()),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Which object serves each segment number of a recovery.
 //!
-//! Invariant: exactly one (timeline, content) per number, and no number missing between the first and the last.
+//! Invariant: exactly one (timeline, content) per number, and no number missing between the first and the last; also in
+//! a map that was read from a file, whoever wrote it.
 
 use std::collections::BTreeMap;
 
@@ -48,14 +49,62 @@ struct Run {
     hashes: Vec<String>,
 }
 
+impl Run {
+    /// The number after its last; `None` where WAL can't reach so far.
+    fn end(&self, size: SegmentSize) -> Option<u64> {
+        let end = self.first.checked_add(self.hashes.len() as u64)?;
+        end.checked_mul(size.bytes()).map(|_| end)
+    }
+}
+
 /// The segments of a recovery, from the backup's start to its target.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct SegmentMap {
     segment_bytes: SegmentSize,
     runs: Vec<Run>,
     /// By number, where it is not the object of the segment itself.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     holders: BTreeMap<u64, Holder>,
+}
+
+/// A map as it lies in a file.
+#[derive(serde::Deserialize)]
+struct Stored {
+    segment_bytes: SegmentSize,
+    runs: Vec<Run>,
+    #[serde(default)]
+    holders: BTreeMap<u64, Holder>,
+}
+
+impl TryFrom<Stored> for SegmentMap {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<SegmentMap, &'static str> {
+        let Stored {
+            segment_bytes,
+            runs,
+            holders,
+        } = stored;
+        let mut next = None;
+        for run in &runs {
+            let end = run.end(segment_bytes).ok_or("a run goes beyond the end of all WAL")?;
+            if run.hashes.is_empty() || next.is_some_and(|next| next != run.first) {
+                return Err("its runs don't follow each other");
+            }
+            next = Some(end);
+        }
+        let map = SegmentMap {
+            segment_bytes,
+            runs,
+            holders,
+        };
+        let has = |number: &u64| map.first() <= Some(*number) && Some(*number) <= map.last();
+        match map.holders.keys().all(has) {
+            true => Ok(map),
+            false => Err("it says who holds a segment that it doesn't have"),
+        }
+    }
 }
 
 impl SegmentMap {
@@ -194,5 +243,27 @@ mod tests {
             !serde_json::to_string(&map).unwrap().contains("holders"),
             "as before there were any"
         );
+    }
+
+    /// Aim: `wal fetch` never serves by a map that no restore made. Method: one broken rule each.
+    #[test]
+    fn a_map_that_could_not_have_been_planned_is_not_read() {
+        let read = |runs: &str, holders: &str| {
+            let json = format!(r#"{{"segment_bytes":16777216,"runs":[{runs}],"holders":{{{holders}}}}}"#);
+            serde_json::from_str::<SegmentMap>(&json)
+        };
+        let good = r#"{"timeline":1,"first":5,"hashes":["a","b"]},{"timeline":2,"first":7,"hashes":["c"]}"#;
+        assert_eq!(read(good, r#""6":"saved""#).unwrap().len(), 3);
+        let last = u64::MAX / SegmentSize::DEFAULT.bytes();
+        for (runs, holders) in [
+            (r#"{"timeline":1,"first":0,"hashes":[]}"#.to_owned(), ""),
+            (good.replace("\"first\":7", "\"first\":8"), ""),
+            (good.replace("\"first\":7", "\"first\":6"), ""),
+            (good.replace("\"first\":7", "\"first\":18446744073709551615"), ""),
+            (format!(r#"{{"timeline":1,"first":{last},"hashes":["a"]}}"#), ""),
+            (good.to_owned(), r#""8":"saved""#),
+        ] {
+            assert!(read(&runs, holders).is_err(), "{runs} {holders}");
+        }
     }
 }
