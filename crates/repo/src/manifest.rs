@@ -13,6 +13,7 @@ pub mod order;
 
 pub use block::{Block, BlockBuilder, parse_block};
 pub use entry::{Chunk, Content, Entry, EntryKind, Extent, FileSpan, Source};
+pub(crate) use entry_json::ChunkRow;
 pub use entry_json::Mode;
 pub use index::{BlockRef, ManifestIndex};
 pub use order::OrderCheck;

@@ -72,7 +72,8 @@ impl PackInfo {
         self.live_bytes.saturating_mul(4) < self.bytes
     }
 
-    fn broken_rule(&self) -> Option<&'static str> {
+    /// Why there can be no such pack; `None` if there can.
+    pub(crate) fn broken_rule(&self) -> Option<&'static str> {
         if Lineage::of_pack(&self.name).is_err() {
             Some("a name that is not a pack's")
         } else if self.bytes > i64::MAX as u64 || self.header_bytes > self.bytes.min(HEADER_BYTES_MAX as u64) {

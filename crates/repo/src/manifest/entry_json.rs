@@ -220,7 +220,7 @@ impl ChunkTable {
 
 /// `[pack, offset, sealed bytes, content bytes, "blake3 of the content"]`
 #[derive(Serialize, Deserialize)]
-pub(super) struct ChunkRow(pub u32, pub u64, pub u32, pub u32, pub Digest);
+pub(crate) struct ChunkRow(pub u32, pub u64, pub u32, pub u32, pub Digest);
 
 impl ChunkRow {
     pub(super) fn of(pack: u32, chunk: &Chunk) -> ChunkRow {
@@ -235,7 +235,7 @@ impl ChunkRow {
 
     /// # Errors
     /// `Corrupt` for a pack that is not listed and for lengths that no frame can have.
-    pub(super) fn resolve(self, packs: &[Arc<ObjectName>]) -> Result<Chunk> {
+    pub(crate) fn resolve(self, packs: &[Arc<ObjectName>]) -> Result<Chunk> {
         let ChunkRow(pack, offset, sealed_bytes, content_bytes, blake3) = self;
         let overhead = 24;
         let sealed_fits = (overhead..=FRAME_RAW_BYTES_MAX + overhead).contains(&u64::from(sealed_bytes));

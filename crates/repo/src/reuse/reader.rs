@@ -38,8 +38,8 @@ impl From<io::Error> for NoCache {
 }
 
 /// Goes through one file from the first piece to the last. Memory: one piece, and what is known of packs and blocks.
-pub struct ReuseReader {
-    from: io::Take<BufReader<File>>,
+pub struct ReuseReader<F = File> {
+    from: io::Take<BufReader<F>>,
     start: ReuseStart,
     end: Option<ReuseEnd>,
     live: Vec<u64>,
@@ -57,15 +57,26 @@ pub struct ReuseReader {
 impl ReuseReader {
     /// Opens the cache of a finished backup.
     pub fn open(path: &Path) -> Result<ReuseReader, NoCache> {
-        let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+        ReuseReader::of_cache(File::open(path)?)
+    }
+
+    /// Opens the journal of a backup that did not finish. It may end anywhere.
+    pub fn open_journal(path: &Path) -> Result<ReuseReader, NoCache> {
+        ReuseReader::of_journal(File::open(path)?)
+    }
+}
+
+impl<F: Read + Seek> ReuseReader<F> {
+    /// Reads the cache of a finished backup from an open file.
+    pub fn of_cache(mut file: F) -> Result<ReuseReader<F>, NoCache> {
+        let bytes = file.seek(SeekFrom::End(0))?;
         let cut = || NoCache::Unusable("it is not complete".to_owned());
         let mut footer = [0; FOOTER_BYTES as usize];
         file.seek(SeekFrom::Start(bytes.checked_sub(FOOTER_BYTES).ok_or_else(cut)?))?;
         file.read_exact(&mut footer)?;
         let (offset, number) = parse_footer(&footer).ok_or_else(cut)?;
         file.seek(SeekFrom::Start(offset))?;
-        let end: EndRecord = match read_record(&mut BufReader::new(&file), number)? {
+        let end: EndRecord = match read_record(&mut BufReader::new(&mut file), number)? {
             Some((RecordKind::End, body)) => parse(&body)?,
             _ => return Err(cut()),
         };
@@ -76,12 +87,12 @@ impl ReuseReader {
         Ok(reader)
     }
 
-    /// Opens the journal of a backup that did not finish. It may end anywhere.
-    pub fn open_journal(path: &Path) -> Result<ReuseReader, NoCache> {
-        ReuseReader::begin(File::open(path)?, u64::MAX)
+    /// Reads a journal from an open file.
+    pub fn of_journal(file: F) -> Result<ReuseReader<F>, NoCache> {
+        ReuseReader::begin(file, u64::MAX)
     }
 
-    fn begin(mut file: File, bytes: u64) -> Result<ReuseReader, NoCache> {
+    fn begin(mut file: F, bytes: u64) -> Result<ReuseReader<F>, NoCache> {
         file.seek(SeekFrom::Start(0))?;
         let mut from = BufReader::with_capacity(1 << 18, file).take(bytes);
         let mut magic = [0; MAGIC.len()];
@@ -225,6 +236,9 @@ impl ReuseReader {
     }
 
     fn take_pack(&mut self, mut info: PackInfo) -> Option<()> {
+        if info.broken_rule().is_some() {
+            return None;
+        }
         info.live_bytes = match self.end {
             Some(_) => *self.live.get(self.packs.len())?,
             None => info.bytes,

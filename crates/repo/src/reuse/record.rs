@@ -1,7 +1,8 @@
 //! What the cache records, and how a record looks in bytes.
 //!
-//! Invariant: [`Piece::decode`] and [`BlockRecord::decode`] return only what could have been written: extents within
-//! their chunks that add up to the piece, one hash for each page. Numbers are LEB128 unless their length is given.
+//! Invariant: [`Piece::decode`] and [`BlockRecord::decode`] return only what could have been written: chunks that a
+//! manifest could name, extents within them that add up to the piece, one hash for each page. Numbers are LEB128 unless
+//! their length is given.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pages::{PAGE_HASH_BYTES, PageHash};
 use crate::digest::Digest;
-use crate::manifest::{Block, Chunk, Content, Extent, Source};
+use crate::manifest::{Block, Chunk, ChunkRow, Content, Extent, Source};
 use crate::paths::DataPath;
 
 /// A file is remembered in pieces of this length, so that a record stays small.
@@ -374,13 +375,10 @@ impl<'a> Input<'a> {
     }
 
     fn chunk(&mut self, packs: &[Arc<ObjectName>]) -> Option<Chunk> {
-        Some(Chunk {
-            pack: self.pack(packs)?,
-            offset: self.number()?,
-            sealed_bytes: self.small()?,
-            content_bytes: self.small()?,
-            blake3: Digest(self.array()?),
-        })
+        let (pack, offset) = (self.small()?, self.number()?);
+        let (sealed_bytes, content_bytes) = (self.small()?, self.small()?);
+        let row = ChunkRow(pack, offset, sealed_bytes, content_bytes, Digest(self.array()?));
+        row.resolve(packs).ok()
     }
 
     fn extents(&mut self, packs: &[Arc<ObjectName>]) -> Option<Vec<Extent>> {

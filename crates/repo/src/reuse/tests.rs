@@ -1,14 +1,16 @@
 //! The cache gives back what was put in, in order; and every cut, flip and swap costs records, never a wrong one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use pgkeep_store::ObjectName;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
 use crate::digest::Digest;
 use crate::manifest::tests::{chunk, pack, path};
-use crate::manifest::{Content, Extent};
+use crate::manifest::{Chunk, Content, Extent};
 use crate::packlist::{PackInfo, PackList, PackListBuilder};
 use crate::repofile::NamingKey;
 
@@ -263,6 +265,47 @@ fn what_no_reader_would_take_is_not_written() {
         )
         .unwrap();
     assert!(writer.release(0).is_err(), "nothing is known of pack 9");
+}
+
+/// Aim: nothing is reused whose address no pack can have, though its checksum is good: a manifest that named it could
+/// not be restored. Method: one impossible number each.
+#[test]
+fn what_could_not_have_been_stored_is_not_given_out() {
+    let directory = TempDir::new().unwrap();
+    let journal = directory.path().join("journal");
+    let good = (*chunk(0, 0, 8192)).clone();
+    let chunk = |change: fn(&mut Chunk)| {
+        let mut chunk = good.clone();
+        change(&mut chunk);
+        (chunk, info(0))
+    };
+    let pack = |change: fn(&mut PackInfo)| {
+        let mut info = info(0);
+        change(&mut info);
+        (good.clone(), info)
+    };
+    for ((chunk, info), taken) in [
+        (chunk(|_| ()), 1),
+        (chunk(|chunk| chunk.sealed_bytes = 23), 0),
+        (chunk(|chunk| chunk.content_bytes = (64 << 20) + 1), 0),
+        (chunk(|chunk| chunk.offset = 1 << 63), 0),
+        (pack(|pack| pack.bytes = u64::MAX), 0),
+        (pack(|pack| pack.header_bytes = pack.bytes + 1), 0),
+        (pack(|pack| pack.name = ObjectName::new("packs/other").unwrap()), 0),
+    ] {
+        let chunk = Chunk {
+            pack: Arc::new(info.name.clone()),
+            ..chunk
+        };
+        let shown = format!("{chunk:?} in {info:?}");
+        let mut writer = ReuseWriter::create(&journal, &start()).unwrap();
+        writer.know(info);
+        let extents = vec![Extent::of_chunk(Arc::new(chunk), 0, 8192)];
+        writer.piece(piece("base/5/1", 8192, 0, extents), 0).unwrap();
+        writer.release(0).unwrap();
+        let mut reader = ReuseReader::open_journal(&journal).unwrap();
+        assert_eq!(read_all(&mut reader).len(), taken, "{shown}");
+    }
 }
 
 /// Whatever this file has become, what is read from it is a beginning of what was written.
