@@ -8,6 +8,9 @@ use std::{fs, io};
 /// Longer inputs are not kept: what breaks a parser does so in few bytes.
 pub const INPUT_BYTES_MAX: usize = 16 << 10;
 
+/// As much text is kept for a target: a fuzzer finds in minutes what a mebibyte would hold.
+pub const TEXT_BYTES_MAX: usize = 40 << 10;
+
 /// Where the corpora are kept.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
@@ -37,6 +40,28 @@ pub fn write(directory: &Path, target: &str, mut inputs: Vec<Vec<u8>>) -> io::Re
     inputs.dedup();
     let text: String = inputs.iter().map(|input| format(input) + "\n").collect();
     fs::write(directory.join(format!("{target}.txt")), text)
+}
+
+/// Those of the inputs that are worth their place: the shortest, and among them no fewer that are `taken` than others.
+pub fn choose(mut inputs: Vec<Vec<u8>>, taken: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+    inputs.sort_by_key(|input| format(input).len());
+    let (good, bad): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|input| taken(input));
+    let (mut chosen, mut left) = (Vec::new(), TEXT_BYTES_MAX);
+    let mut add = |inputs: Vec<Vec<u8>>, least: usize, until: usize| {
+        for (index, input) in inputs.into_iter().enumerate() {
+            let room = left.checked_sub(format(&input).len() + 1);
+            match room.filter(|room| *room >= until) {
+                Some(room) => left = room,
+                None if index < least => left = left.min(until),
+                None => break,
+            }
+            chosen.push(input);
+        }
+    };
+    // One that is taken is kept however long it is: without, the others prove nothing.
+    add(good, 1, TEXT_BYTES_MAX / 2);
+    add(bad, 0, 0);
+    chosen
 }
 
 /// An input as a line.

@@ -1,11 +1,11 @@
-//! `corpus unpack TARGET DIR` writes the kept inputs of a target as files, `corpus keep TARGET DIR` keeps the files of a
-//! directory instead, `corpus seeds DIR` keeps what a golden repository holds as first inputs. For `scripts/fuzz`.
+//! `corpus unpack TARGET DIR` writes the kept inputs of a target as files, `corpus keep TARGET DIR` keeps the best of the
+//! files of a directory instead, `corpus seeds DIR` keeps what a golden repository holds as first inputs. For `scripts/fuzz`.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::{env, fs, io};
 
-use pgkeep_fuzz::{TARGETS, corpus, seeds};
+use pgkeep_fuzz::{TARGETS, by_name, corpus, seeds};
 
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
@@ -40,8 +40,15 @@ fn unpack(target: &str, directory: &Path) -> io::Result<()> {
 }
 
 fn keep(target: &str, directory: &Path) -> io::Result<()> {
+    let known = by_name(target).ok_or_else(|| io::Error::other(format!("there is no target {target}")))?;
     let files = fs::read_dir(directory)?.map(|file| fs::read(file?.path()));
-    corpus::write(&corpus::directory(), target, files.collect::<io::Result<_>>()?)
+    let mut inputs = files.collect::<io::Result<Vec<_>>>()?;
+    // A fuzzer throws away what takes no new way through the parser; what PostgreSQL or pgkeep wrote is still worth keeping.
+    let before = corpus::read(&corpus::directory(), target).unwrap_or_default();
+    inputs.extend(before.into_iter().filter(|input| (known.run)(input)));
+    inputs.sort();
+    inputs.dedup();
+    corpus::write(&corpus::directory(), target, corpus::choose(inputs, known.run))
 }
 
 /// Adds to what is kept.

@@ -9,7 +9,9 @@
 //! them (`tests/corpus.rs`). Invariant: a target is deterministic, quick, and touches neither disk nor network.
 
 pub mod corpus;
+mod local;
 mod postgres;
+mod records;
 mod repository;
 pub mod seeds;
 mod signed;
@@ -50,6 +52,10 @@ pub const TARGETS: &[Target] = &[
     target("settings", postgres::settings),
     target("page", postgres::page),
     target("wal", postgres::wal),
+    target("wal-records", records::wal_records),
+    target("reuse", local::reuse),
+    target("recovery-plan", local::recovery_plan),
+    target("paths", local::paths),
 ];
 
 /// The target of this name.

@@ -101,8 +101,8 @@ pub fn page(bytes: &[u8]) -> bool {
 /// The beginning of a WAL segment of 1 MiB.
 pub fn wal(bytes: &[u8]) -> bool {
     let size = SegmentSize::new(1 << 20).expect("a size");
-    let mut segment = bytes.to_vec();
-    segment.resize(size.bytes() as usize, 0);
+    let mut segment = vec![0; (size.bytes() as usize).max(bytes.len())];
+    segment[..bytes.len()].copy_from_slice(bytes);
     let Ok(header) = read_segment_header(&segment) else {
         return false;
     };

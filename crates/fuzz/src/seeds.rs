@@ -1,17 +1,15 @@
 //! First inputs: what a golden repository of mode `none` holds, taken apart, and a few that are made here.
 
+mod made;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::{fs, io};
 
-use pgkeep_pg::settings::ArchiveChoice;
-use pgkeep_repo::frame::{decode, encode};
-use pgkeep_repo::keys::new_identity_file_text;
+use pgkeep_repo::frame::decode;
 use pgkeep_repo::manifest::{Content, Entry, ManifestIndex, parse_block};
-use pgkeep_repo::seal::Kind;
 
 use crate::repository::blocks;
-use crate::signed;
 
 /// Inputs by target.
 pub type Seeds = BTreeMap<&'static str, Vec<Vec<u8>>>;
@@ -24,7 +22,7 @@ pub fn of_golden(golden: &Path) -> io::Result<Seeds> {
     let mut seeds = Seeds::new();
     let mut add = |target, input: &[u8]| seeds.entry(target).or_default().push(input.to_vec());
     add("repository-file", &fs::read(golden.join("repository.toml"))?);
-    made(&mut add);
+    made::all(&mut add);
     let root = golden.join("repository");
     let mut pending = vec![root.clone()];
     while let Some(directory) = pending.pop() {
@@ -40,44 +38,6 @@ pub fn of_golden(golden: &Path) -> io::Result<Seeds> {
         }
     }
     Ok(seeds)
-}
-
-/// What no golden repository holds in the clear.
-fn made(add: &mut impl FnMut(&'static str, &[u8])) {
-    let name = signed::name("control/a-document");
-    add("document", &signed::document(&name, &Default::default()));
-    let content = encode(b"a a a a a a a a a a a a a a a a", 1).expect("a short frame");
-    add("frame", content.plaintext());
-    let builder = signed::sealer()
-        .begin(&signed::name("an/object"), Kind::Pack)
-        .expect("an object");
-    let object = builder.finish(Default::default(), Some(&content)).expect("an object");
-    add("object", &object.to_bytes());
-    add("body", apart(&object.to_bytes()).map_or(&[][..], |(_, body)| body));
-    add("keys", new_identity_file_text().0.as_bytes());
-    add(
-        "history",
-        b"\x031\t0/3000060\tno recovery target specified\n\n2\t0/5000000\tat restore point \"before\"\n",
-    );
-    add("tablespace-map", b"16385 /srv/fast\n16386 /srv/with\\\nnewline\n");
-    for said in [
-        r#"{"add":"s-00112233445566778899aabbccddeeff","name":"host"}"#,
-        r#"{"remove":"s-00112233445566778899aabbccddeeff","from":"2026-11-20T10:15:12Z","keep":[]}"#,
-        r#"{"id":"20261120T081352Z-gea42gjken","host":"db1","started_at":"2026-11-20T08:13:52Z"}"#,
-    ] {
-        add("control", said.as_bytes());
-    }
-    let block =
-        pgkeep_pg::settings::with_archive_block(b"port = 5433\n", &ArchiveChoice::Off, pgkeep_base::PgMajor::NEWEST);
-    add("settings", &block.expect("a block"));
-    for text in [
-        "20261120T081352Z-gea42gjken",
-        "shop",
-        "00000002.history",
-        "000000010000000000000003.partial",
-    ] {
-        add("names", text.as_bytes());
-    }
 }
 
 fn of_manifest(documents: &[Vec<u8>], add: &mut impl FnMut(&'static str, &[u8])) {

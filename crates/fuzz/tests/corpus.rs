@@ -30,8 +30,10 @@ fn changes_of_what_was_kept_break_nothing() {
     for target in TARGETS {
         let mut rng = StdRng::seed_from_u64(seed);
         let inputs = kept(target);
-        for _ in 0..CHANGES {
-            (target.run)(&changed(&inputs, &mut rng));
+        let taken: Vec<_> = inputs.iter().filter(|input| (target.run)(input)).cloned().collect();
+        for number in 0..CHANGES {
+            let from = if number % 2 == 0 { &inputs } else { &taken };
+            (target.run)(&changed(from, &mut rng));
         }
     }
 }
@@ -66,4 +68,23 @@ fn corpora_are_text_that_reads_back() {
     let all: Vec<u8> = (0..=u8::MAX).collect();
     assert_eq!(corpus::parse(&corpus::format(&all)), Some(all));
     assert_eq!(corpus::parse("\\q"), None);
+}
+
+#[test]
+fn a_corpus_keeps_its_measure_and_what_is_taken() {
+    let taken = |input: &[u8]| input[0] == b'+';
+    let input = |first: u8, bytes: usize| [&[first][..], &vec![b'x'; bytes]].concat();
+    let both = (0..200).flat_map(|bytes| [input(b'-', bytes), input(b'+', 1000 + bytes)]);
+    let chosen = corpus::choose(both.collect(), taken);
+    let text: usize = chosen.iter().map(|input| corpus::format(input).len() + 1).sum();
+    assert!(text <= corpus::TEXT_BYTES_MAX);
+    let good = chosen.iter().filter(|input| taken(input)).count();
+    assert!(good >= 15 && chosen.len() - good >= 150, "{good} of {}", chosen.len());
+    let long = vec![
+        input(b'-', 1),
+        input(b'+', corpus::INPUT_BYTES_MAX),
+        input(b'+', corpus::TEXT_BYTES_MAX),
+    ];
+    let chosen = corpus::choose(long, taken);
+    assert_eq!(chosen.len(), 2, "one that is taken is kept");
 }

@@ -92,8 +92,8 @@ impl Writer {
         self.bytes
             .chunks(size)
             .map(|chunk| {
-                let mut segment = chunk.to_vec();
-                segment.resize(size, 0);
+                let mut segment = vec![0; size];
+                segment[..chunk.len()].copy_from_slice(chunk);
                 segment
             })
             .collect()
@@ -195,7 +195,8 @@ impl Writer {
     pub fn switch(&mut self) -> Lsn {
         let start = self.raw(0, 0x40, 0, &[]);
         let size = self.size.bytes() as usize;
-        self.bytes.resize(self.bytes.len().next_multiple_of(size), 0);
+        let unused = self.bytes.len().next_multiple_of(size) - self.bytes.len();
+        self.bytes.extend(vec![0; unused]);
         let end = self.at();
         self.written.last_mut().unwrap().end = end;
         start
