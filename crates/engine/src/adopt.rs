@@ -146,6 +146,9 @@ async fn taken(engine: &Engine, lineage: &Lineage, facts: &ServerFacts) -> Resul
             facts.timeline
         )));
     }
+    if archive.tree.is_begun_twice(facts.timeline) {
+        return Ok(Some(archive.why_unexplained(facts.timeline)));
+    }
     let own = std::fs::read(history_path(&facts.data_directory, facts.timeline)).unwrap_or_default();
     // What they say counts, not their blank lines.
     let own = TimelineHistory::parse(facts.timeline, &own).ok();

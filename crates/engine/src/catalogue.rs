@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Result, ResultExt, limits};
+use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Result, ResultExt, TimelineId, limits};
+use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::fetch::find_copy;
-use pgkeep_repo::head::{Head, VerifiedHead};
+use pgkeep_repo::head::{Head, PhysicalHead, VerifiedHead};
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::names::logical;
 use pgkeep_repo::open::Opener;
@@ -258,6 +259,14 @@ async fn read_head(
         (Err(why), _) => why.into_error(&name),
     };
     Err(BadHead { lineage, id, error })
+}
+
+/// The history that a backup repeats of its timeline; of the first timeline the empty one.
+pub fn history_of(head: &PhysicalHead) -> Option<TimelineHistory> {
+    match &head.history {
+        Some(text) => TimelineHistory::parse(head.timeline, text.as_bytes()).ok(),
+        None => (head.timeline == TimelineId::FIRST).then(|| TimelineHistory::root(TimelineId::FIRST)),
+    }
 }
 
 /// The packs of a backup that no place has with the right length. Needs no identity; costs a listing for each run that

@@ -363,15 +363,27 @@ fn judge_window(
     for unreachable in window.unreachable.iter().filter(|of| of.lineage == *lineage) {
         judge_unreachable(building, unreachable, repository, timeline);
     }
-    for segment in &window.doubles {
-        let message = format!("two different segments were archived as {segment} in repository \"{repository}\"");
-        building.reason(
-            Health::Fail,
-            "wal-conflict",
-            message,
-            "Two servers may archive as one cluster: `pgkeep doctor` on both hosts.",
-        );
+    for segment in &window.conflicts {
+        judge_conflict(building, segment, repository, timeline, newest_stop);
     }
+}
+
+/// Two servers wrote one segment: whatever leads through it can't be restored.
+fn judge_conflict(
+    building: &mut Building,
+    segment: &WalSegment,
+    repository: &str,
+    timeline: TimelineId,
+    newest_stop: Lsn,
+) {
+    let is_behind = segment.timeline < timeline || segment.end() <= newest_stop;
+    building.reason(
+        if is_behind { Health::Warn } else { Health::Fail },
+        "wal-conflict",
+        format!("two different segments were archived as {segment} in repository \"{repository}\""),
+        "Two servers may archive as one cluster: `pgkeep doctor` on both hosts. `pgkeep backup` on the one that shall live \
+         begins a new range.",
+    );
 }
 
 fn judge_gap(building: &mut Building, gap: &Gap, repository: &str, timeline: TimelineId, newest_stop: Lsn) {
@@ -407,6 +419,15 @@ fn judge_unreachable(building: &mut Building, unreachable: &Unreachable, reposit
             };
             let hint = "Nothing of it can be restored. Where a server's pg_wal still has its history file, `pgkeep wal \
                         push` stores it; else `pgkeep backup` begins a new range.";
+            building.reason(severity, "timeline-unexplained", message, hint);
+        }
+        Why::TwoHistories => {
+            let severity = match *timeline > newest {
+                true => Health::Fail,
+                false => Health::Warn,
+            };
+            let hint = "Stop the server that shall not live; `pgkeep backup` on the other one begins a range that can be \
+                        restored.";
             building.reason(severity, "timeline-unexplained", message, hint);
         }
         Why::NoWal => {

@@ -10,18 +10,18 @@ use jiff::Timestamp;
 use pgkeep_base::{ClusterName, Lsn, Result, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
-use pgkeep_repo::wal::WalFacts;
 
-use crate::catalogue::{self, Backup, Catalogue};
+use crate::catalogue::{self, Backup, Catalogue, history_of};
 use crate::engine::Engine;
+use crate::path::Archive;
 use crate::path::archive::HeadTimelines;
-use crate::path::contents::segment_facts;
-use crate::path::{Archive, route};
-use crate::wal::map::Holder;
+use crate::path::contents::conflicts;
 
 mod gaps;
+mod spans;
 
 pub use gaps::{Gap, gaps};
+use spans::Spans;
 
 /// Segments that are looked at, from the end backwards, for a record that bears a time.
 const TIME_SEARCH_SEGMENTS: u64 = 64;
@@ -59,6 +59,8 @@ pub struct Unreachable {
 pub enum Why {
     /// No history that could be used says what it descends from.
     NoHistory(String),
+    /// Two servers were promoted to its number: only a backup on it leads to what follows that.
+    TwoHistories,
     /// It is the newest, and there is nothing but its history: nothing was archived yet, or all of it is lost.
     NoWal,
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::NoHistory(why) => f.write_str(why),
+            Why::TwoHistories => f.write_str("two servers were promoted to it: different histories of it are known"),
             Why::NoWal => f.write_str("no segment of it was archived yet, or all are lost"),
         }
     }
@@ -83,8 +86,8 @@ pub struct ClusterWindow {
     pub ranges: Vec<Range>,
     /// Holes.
     pub gaps: Vec<Gap>,
-    /// Segments under whose name different contents were archived.
-    pub doubles: Vec<WalSegment>,
+    /// Segments under whose name two histories were archived.
+    pub conflicts: Vec<WalSegment>,
     /// Timelines that nothing leads to.
     pub unreachable: Vec<Unreachable>,
 }
@@ -124,7 +127,7 @@ async fn of_place(engine: &Engine, place: &str, cluster: Option<&ClusterName>) -
                 repository: place.to_owned(),
                 ranges: Vec::new(),
                 gaps: Vec::new(),
-                doubles: Vec::new(),
+                conflicts: Vec::new(),
                 unreachable: Vec::new(),
             });
         add_lineage(&single, &catalogue, &lineage, window).await?;
@@ -142,23 +145,14 @@ async fn add_lineage(
     let Some(first) = backups.first() else { return Ok(()) };
     let size = first.head().physical()?.segment_bytes;
     let archive = Archive::load(engine, lineage, size, 0, head_timelines(&backups)).await?;
-    let mut spans = Spans {
-        engine,
-        archive: &archive,
-        spans: BTreeMap::new(),
-    };
+    let mut spans = Spans::new(engine, &archive);
     for backup in &backups {
-        spans.add_backup(backup)?;
+        spans.add_backup(backup).await?;
     }
-    for (timeline, list) in std::mem::take(&mut spans.spans) {
-        for span in list {
-            window.ranges.push(spans.range(lineage, timeline, span).await?);
-        }
-    }
+    window.ranges.extend(spans.ranges(lineage).await?);
     window.gaps.extend(gaps(engine, &archive, &backups).await?);
     window.unreachable.extend(unreachable(&archive));
-    let double = |(timeline, number)| WalSegment { timeline, number, size };
-    window.doubles.extend(archive.doubles().map(double));
+    window.conflicts.extend(conflicts(engine, &archive).await?);
     Ok(())
 }
 
@@ -171,7 +165,10 @@ fn unreachable(archive: &Archive) -> Vec<Unreachable> {
     let tree = &archive.tree;
     let unexplained = tree.unexplained();
     let mut found: Vec<_> = unexplained
-        .map(|timeline| told(timeline, Why::NoHistory(archive.why_unexplained(timeline))))
+        .map(|timeline| match tree.is_begun_twice(timeline) {
+            true => told(timeline, Why::TwoHistories),
+            false => told(timeline, Why::NoHistory(archive.why_unexplained(timeline))),
+        })
         .collect();
     let newest = tree.timelines().last().map(TimelineHistory::timeline);
     let is_empty = |timeline: &TimelineId| *timeline != TimelineId::FIRST && archive.last_number(*timeline).is_none();
@@ -184,174 +181,7 @@ pub fn head_timelines(backups: &[&Backup]) -> HeadTimelines {
     let mut known = HeadTimelines::default();
     for physical in backups.iter().filter_map(|backup| backup.head().physical().ok()) {
         known.seen.push(physical.timeline);
-        let text = physical
-            .history
-            .as_deref()
-            .map(|text| TimelineHistory::parse(physical.timeline, text.as_bytes()));
-        known.histories.extend(text.and_then(Result::ok));
+        known.histories.extend(history_of(physical));
     }
     known
-}
-
-/// A run of moments, before its times are known.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Span {
-    from: Lsn,
-    from_time: Option<Timestamp>,
-    /// The last segment of the run.
-    last: WalSegment,
-    /// The run ends here, where a switch point ends it.
-    until: Option<Lsn>,
-}
-
-struct Spans<'a> {
-    engine: &'a Engine,
-    archive: &'a Archive,
-    spans: BTreeMap<TimelineId, Vec<Span>>,
-}
-
-impl Spans<'_> {
-    fn add_backup(&mut self, backup: &Backup) -> Result<()> {
-        let head = backup.head().physical()?;
-        let needed = head.needed_wal();
-        let Some(run) = self.run_from(head.timeline, *needed.start()) else {
-            return Ok(());
-        };
-        if run.last.number < *needed.end() {
-            return Ok(());
-        }
-        let span = Span {
-            from: head.stop_lsn,
-            from_time: Some(backup.head().finished_at),
-            ..run
-        };
-        self.add(head.timeline, span);
-        self.follow(head.timeline, head.stop_lsn, run.last.end());
-        Ok(())
-    }
-
-    /// Adds what can be reached on timelines forked from `timeline` between two positions.
-    fn follow(&mut self, timeline: TimelineId, from: Lsn, to: Lsn) {
-        let archive = self.archive;
-        for (child, fork) in archive
-            .tree
-            .children(timeline)
-            .filter(|(_, fork)| from <= *fork && *fork <= to)
-        {
-            let own = child.timeline();
-            let Some(run) = self.run_from(own, archive.segment_size.number_of(fork)) else {
-                continue;
-            };
-            self.add(
-                own,
-                Span {
-                    from: fork,
-                    from_time: None,
-                    ..run
-                },
-            );
-            self.follow(own, fork, run.last.end());
-        }
-    }
-
-    /// The unbroken run of segments on the way to `timeline`, from a segment number on.
-    fn run_from(&self, timeline: TimelineId, first: u64) -> Option<Span> {
-        let history = self.archive.tree.history(timeline)?;
-        let mut found: Option<Span> = None;
-        let mut number = first;
-        loop {
-            let Some(choice) = self.choice(history, number) else {
-                return found;
-            };
-            found = Some(Span {
-                from: Lsn::INVALID,
-                from_time: None,
-                last: choice.segment,
-                until: choice.until,
-            });
-            // Nothing follows what is only the beginning of a segment.
-            if choice.until.is_some() || self.is_partial(&choice.segment) {
-                return found;
-            }
-            number += 1;
-        }
-    }
-
-    /// Adds a span; spans of one timeline that end in the same segment are one.
-    fn add(&mut self, timeline: TimelineId, span: Span) {
-        let list = self.spans.entry(timeline).or_default();
-        match list.iter_mut().find(|known| known.last == span.last) {
-            Some(known) if span.from < known.from => *known = span,
-            Some(_) => {}
-            None => list.push(span),
-        }
-    }
-
-    async fn range(&self, lineage: &Lineage, timeline: TimelineId, span: Span) -> Result<Range> {
-        let last = self.facts(span.last).await?;
-        let end = last.and_then(|facts| facts.segment.last_record_end);
-        let to_lsn = span.until.or(end).unwrap_or(span.last.start());
-        let from = match span.from_time {
-            Some(time) => Some(time),
-            None => self.first_time(timeline, span.from).await?,
-        };
-        let to = self.last_time(timeline, &span).await?.max(from);
-        Ok(Range {
-            lineage: lineage.clone(),
-            timeline,
-            from,
-            to,
-            from_lsn: span.from,
-            to_lsn,
-        })
-    }
-
-    /// The earliest time in the segment with which a timeline begins.
-    async fn first_time(&self, timeline: TimelineId, from: Lsn) -> Result<Option<Timestamp>> {
-        let first = self
-            .facts(WalSegment::at(timeline, from, self.archive.segment_size))
-            .await?;
-        Ok(first.and_then(|facts| facts.segment.min_time.or(facts.segment.last_known_time)))
-    }
-
-    /// The latest time that a record of the last segments bears. Where another timeline shares the last of them, nobody
-    /// can tell without an identity whose time that is: then the one before it counts.
-    async fn last_time(&self, timeline: TimelineId, span: &Span) -> Result<Option<Timestamp>> {
-        let (size, last) = (self.archive.segment_size, span.last.number);
-        let first = size.number_of(span.from).max(last.saturating_sub(TIME_SEARCH_SEGMENTS));
-        let Some(history) = self.archive.tree.history(timeline) else {
-            return Ok(None);
-        };
-        for number in (first..=last).rev() {
-            let Some(choice) = self.choice(history, number).filter(|choice| choice.until.is_none()) else {
-                continue;
-            };
-            let known = self.facts(choice.segment).await?;
-            if let Some(time) = known.and_then(|facts| facts.segment.last_known_time) {
-                return Ok(Some(time));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What serves a segment number on the way to a timeline.
-    fn choice(&self, history: &TimelineHistory, number: u64) -> Option<route::Choice> {
-        let archive = self.archive;
-        let choices = route::choices(&archive.tree, history, number, archive.segment_size);
-        let there = |choice: &route::Choice| {
-            let timeline = choice.segment.timeline;
-            !archive.contents(timeline, number).is_empty() && !archive.is_cut(timeline, number)
-        };
-        choices.into_iter().find(there)
-    }
-
-    fn is_partial(&self, segment: &WalSegment) -> bool {
-        let contents = self.archive.contents(segment.timeline, segment.number);
-        contents.iter().all(|content| content.holder == Holder::Partial)
-    }
-
-    /// Facts of a segment, where it is there under its own timeline and readable.
-    async fn facts(&self, segment: WalSegment) -> Result<Option<WalFacts>> {
-        segment_facts(self.engine, self.archive, segment).await
-    }
 }

@@ -202,7 +202,7 @@ impl Archive {
             .map(|((_, number), _)| *number)
     }
 
-    /// Segment names under which different contents were archived.
+    /// Segment names under which different contents were archived; one may be the beginning of the other.
     pub fn doubles(&self) -> impl Iterator<Item = (TimelineId, u64)> {
         let whole = |contents: &[Content]| {
             let held = contents.iter().map(|content| content.holder);
@@ -216,6 +216,9 @@ impl Archive {
 
     /// Why a timeline has no history that can be used.
     pub fn why_unexplained(&self, timeline: TimelineId) -> String {
+        if self.tree.is_begun_twice(timeline) {
+            return format!("two servers were promoted to timeline {timeline}: different histories of it are known");
+        }
         let found = self.bad_histories.iter().find(|(bad, _)| *bad == timeline);
         found.map_or_else(
             || "its history file is not in the archive and no other history names it".to_owned(),
@@ -353,34 +356,17 @@ impl Found {
 
 type Histories = (Vec<TimelineHistory>, Vec<(TimelineId, Error)>);
 
-/// Reads the stored history files. Two different ones of one timeline are two promotions to the same number: neither
-/// is used.
+/// Reads the stored history files, also different ones of one timeline.
 async fn read_histories(engine: &Engine, names: BTreeMap<(TimelineId, String), ObjectName>) -> Histories {
     let stores: Vec<Arc<dyn Store>> = engine.stores();
-    let mut good: BTreeMap<TimelineId, TimelineHistory> = BTreeMap::new();
-    let mut bad = Vec::new();
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
     for ((timeline, _), name) in names {
         match read_history(engine, &stores, timeline, &name).await {
-            Ok(history) => match good.get(&timeline) {
-                Some(other) if *other != history => {
-                    bad.push((
-                        timeline,
-                        Error::conflict(format!(
-                            "two different history files of timeline {timeline} were archived"
-                        )),
-                    ));
-                }
-                _ => {
-                    good.insert(timeline, history);
-                }
-            },
+            Ok(history) => good.push(history),
             Err(error) => bad.push((timeline, error)),
         }
     }
-    for (timeline, _) in bad.iter().filter(|(_, error)| error.kind() == ErrorKind::Conflict) {
-        good.remove(timeline);
-    }
-    (good.into_values().collect(), bad)
+    (good, bad)
 }
 
 /// Reads a history file: from the object's header, for which no identity is needed, or from its content.

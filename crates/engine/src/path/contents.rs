@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pgkeep_base::{Error, Result, WalSegment};
+use pgkeep_base::{Error, Lsn, Result, WalSegment};
 use pgkeep_repo::open::Unread;
 use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, compare_contents, open_wal, read_wal_header};
 use pgkeep_store::Store;
@@ -40,7 +40,7 @@ impl Chosen {
 
 /// Opens what was archived of a segment; `None` where nothing was. The inner error says that no good copy exists.
 ///
-/// Contents are compared byte by byte, since an identity is at hand.
+/// Contents are compared byte by byte, since an identity is at hand; only up to `until`, where the way leaves the segment.
 ///
 /// # Errors
 /// `Refused` where an object is there and whole, but its signer is not trusted, or no identity opens it.
@@ -49,6 +49,7 @@ pub async fn open_segment(
     stores: &[Arc<dyn Store>],
     archive: &Archive,
     segment: WalSegment,
+    until: Option<Lsn>,
 ) -> Result<Option<Result<Chosen>>> {
     if archive.is_cut(segment.timeline, segment.number) {
         return Ok(Some(Err(cut_off())));
@@ -63,7 +64,7 @@ pub async fn open_segment(
                 known
             }
             (_, Err(error)) => return Ok(Some(Err(error))),
-            (Some(known), Ok(other)) => match longer(segment, known, other) {
+            (Some(known), Ok(other)) => match longer(segment, until, known, other) {
                 Ok(longer) => longer,
                 Err(error) => return Ok(Some(Err(error))),
             },
@@ -78,18 +79,64 @@ fn cut_off() -> Error {
 }
 
 /// Of two contents the one that goes on where the other ends. `known` comes first in the archive's order.
-fn longer(segment: WalSegment, mut known: Chosen, other: Chosen) -> Result<Chosen> {
-    match relation(&known, &other) {
-        Relation::Same | Relation::LongerTail(Longer::First) => Ok(known),
-        Relation::LongerTail(Longer::Second) => Ok(other),
-        Relation::Fork | Relation::Unknown if other.holder != Holder::Segment && known.is_complete() => {
+fn longer(segment: WalSegment, until: Option<Lsn>, mut known: Chosen, other: Chosen) -> Result<Chosen> {
+    let relation = match (relation(&known, &other), until) {
+        (Relation::Fork | Relation::Unknown, Some(until)) => relation_before(until, &known, &other),
+        (relation, _) => relation,
+    };
+    match beside(relation, known.is_complete(), other.holder) {
+        Beside::Known => Ok(known),
+        Beside::Other => Ok(other),
+        Beside::PassedOver => {
             known.notes.push(format!(
                 "{segment}.partial does not go with the whole segment {segment} and is not used: another server wrote it"
             ));
             Ok(known)
         }
-        Relation::Fork | Relation::Unknown => Err(two_histories(segment)),
+        Beside::Contested => Err(two_histories(segment)),
     }
+}
+
+/// What becomes of a content beside one that comes first in the archive's order.
+enum Beside {
+    Known,
+    Other,
+    PassedOver,
+    Contested,
+}
+
+fn beside(relation: Relation, known_is_complete: bool, other: Holder) -> Beside {
+    match relation {
+        Relation::Same | Relation::LongerTail(Longer::First) => Beside::Known,
+        Relation::LongerTail(Longer::Second) => Beside::Other,
+        Relation::Fork | Relation::Unknown if other != Holder::Segment && known_is_complete => Beside::PassedOver,
+        Relation::Fork | Relation::Unknown => Beside::Contested,
+    }
+}
+
+/// Whether a plan may refuse what was archived of a segment because it is of two histories, as far as facts tell. Needs no
+/// identity, and reads nothing where there is but one content.
+///
+/// # Errors
+/// `Invalid` for a segment that can't be.
+pub async fn is_contested(engine: &Engine, archive: &Archive, segment: WalSegment) -> Result<bool> {
+    let contents = archive.contents(segment.timeline, segment.number);
+    let mut best: Option<WalFacts> = None;
+    for content in contents.iter().filter(|_| contents.len() > 1) {
+        let is_complete = best.as_ref().is_some_and(|best| best.segment.stopped.is_none());
+        let facts = archive.facts(engine, segment, content).await;
+        let relation = match (&best, &facts) {
+            (None, Some(_)) => Relation::LongerTail(Longer::Second),
+            (Some(best), Some(facts)) => compare(best, facts),
+            (_, None) => Relation::Unknown,
+        };
+        match beside(relation, is_complete, content.holder) {
+            Beside::Known | Beside::PassedOver => {}
+            Beside::Other => best = facts,
+            Beside::Contested => return Ok(true),
+        }
+    }
+    Ok(false)
 }
 
 /// How two contents of one segment relate.
@@ -100,6 +147,23 @@ pub fn relation(a: &Chosen, b: &Chosen) -> Relation {
     match compare(first, second) {
         Relation::Unknown => compare_contents((first, &a.bytes), (second, &b.bytes)),
         known => known,
+    }
+}
+
+/// How two contents relate before a position: whose the rest is doesn't matter to a way that leaves the segment there.
+fn relation_before(until: Lsn, a: &Chosen, b: &Chosen) -> Relation {
+    let valid = |chosen: &Chosen| {
+        let facts = &chosen.facts.as_ref()?.segment;
+        Some(facts.valid_to.min(until).0.saturating_sub(facts.start.0) as usize)
+    };
+    let (Some(first), Some(second)) = (valid(a), valid(b)) else {
+        return Relation::Unknown;
+    };
+    let both = first.min(second);
+    match a.bytes.get(..both) == b.bytes.get(..both) {
+        true if first < second => Relation::LongerTail(Longer::Second),
+        true => Relation::LongerTail(Longer::First),
+        false => Relation::Fork,
     }
 }
 
@@ -185,6 +249,22 @@ pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegme
         }
     }
     Ok(best)
+}
+
+/// Segments that [`is_contested`].
+///
+/// # Errors
+/// As there.
+pub async fn conflicts(engine: &Engine, archive: &Archive) -> Result<Vec<WalSegment>> {
+    let mut found = Vec::new();
+    for (timeline, number) in archive.doubles() {
+        let size = archive.segment_size;
+        let segment = WalSegment { timeline, number, size };
+        if is_contested(engine, archive, segment).await? {
+            found.push(segment);
+        }
+    }
+    Ok(found)
 }
 
 fn two_histories(segment: WalSegment) -> Error {

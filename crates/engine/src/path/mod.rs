@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod contents;
 pub mod copies;
+pub mod past;
 pub mod route;
 pub mod search;
 pub mod tree;

@@ -25,10 +25,16 @@ pub struct Choice {
 /// The choices for segment `number` on the way to the timeline of `history`, best first.
 pub fn choices(tree: &Tree, history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec<Choice> {
     let mut found = own_choices(history, number, size);
+    // Of a number that two servers took, the archive may have the other one's WAL.
+    found.retain(|choice| is_of_way(tree, history, choice.segment.timeline));
     found.extend(descendant_choices(tree, history, number, size));
     // A descendant's first segment may go on where that of an ancestor ends.
     found.sort_by_key(|choice| Reverse(choice.until.unwrap_or(Lsn(u64::MAX))));
     found
+}
+
+fn is_of_way(tree: &Tree, history: &TimelineHistory, timeline: TimelineId) -> bool {
+    timeline == history.timeline() || tree.is_past_of(timeline, history)
 }
 
 /// Under the timeline itself and its ancestors, newest first.
@@ -63,7 +69,9 @@ fn descendant_choices<'a>(
 ) -> impl Iterator<Item = Choice> + 'a {
     let own = history.timeline();
     let begin = history.begin_of(own).expect("it is of itself");
-    tree.children(own).filter_map(move |(child, fork)| {
+    let children = tree.children(own);
+    let children = children.filter(move |(child, _)| child.ancestor(own).as_ref() == Some(history));
+    children.filter_map(move |(child, fork)| {
         let shares = size.number_of(fork) == number && fork >= begin && Lsn(number * size.bytes()) < fork;
         let segment = WalSegment {
             timeline: child.timeline(),

@@ -13,26 +13,48 @@ use pgkeep_pg::history::TimelineHistory;
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// Timelines of which different histories were found: servers were promoted to one number.
+    begun_twice: BTreeSet<TimelineId>,
     seen: BTreeSet<TimelineId>,
 }
 
 impl Tree {
     /// From the histories that were found, and the timelines of which there are segments or heads.
+    ///
+    /// What a history says of an ancestor makes up for one that was lost, but never decides between two.
     pub fn new(found: impl IntoIterator<Item = TimelineHistory>, seen: impl IntoIterator<Item = TimelineId>) -> Tree {
-        let mut histories = BTreeMap::new();
+        let mut tree = Tree {
+            seen: seen.into_iter().collect(),
+            ..Tree::default()
+        };
+        let mut ancestors = Vec::new();
         for history in found {
-            for switch in history.switches() {
-                let rebuilt = history.ancestor(switch.timeline).expect("a switch names an ancestor");
-                histories.entry(switch.timeline).or_insert(rebuilt);
-            }
-            histories.insert(history.timeline(), history);
+            let switches = history.switches().iter();
+            ancestors.extend(switches.filter_map(|switch| history.ancestor(switch.timeline)));
+            tree.add(history);
         }
-        histories
+        let stored: BTreeSet<TimelineId> = tree.histories.keys().chain(&tree.begun_twice).copied().collect();
+        ancestors.retain(|history| !stored.contains(&history.timeline()));
+        ancestors.into_iter().for_each(|ancestor| tree.add(ancestor));
+        tree.histories
             .entry(TimelineId::FIRST)
             .or_insert_with(|| TimelineHistory::root(TimelineId::FIRST));
-        Tree {
-            histories,
-            seen: seen.into_iter().collect(),
+        tree
+    }
+
+    fn add(&mut self, history: TimelineHistory) {
+        let timeline = history.timeline();
+        if self.begun_twice.contains(&timeline) {
+            return;
+        }
+        match self.histories.get(&timeline) {
+            Some(known) if *known != history => {
+                self.histories.remove(&timeline);
+                self.begun_twice.insert(timeline);
+            }
+            _ => {
+                self.histories.insert(timeline, history);
+            }
         }
     }
 
@@ -44,12 +66,29 @@ impl Tree {
         let rebuilt = ancestors.filter_map(|switch| history.ancestor(switch.timeline));
         let news = rebuilt.chain([history.clone()]);
         let news = news.filter(|new| !self.histories.contains_key(&new.timeline()));
-        Tree::new(known.chain(news), self.seen.iter().copied().chain([history.timeline()]))
+        let mut tree = Tree::new(known.chain(news), self.seen.iter().copied().chain([history.timeline()]));
+        tree.histories
+            .retain(|timeline, _| !self.begun_twice.contains(timeline));
+        tree.begun_twice.extend(&self.begun_twice);
+        tree
     }
 
     /// The history of a timeline: stored, or rebuilt from a descendant's.
     pub fn history(&self, timeline: TimelineId) -> Option<&TimelineHistory> {
         self.histories.get(&timeline)
+    }
+
+    /// Whether different histories of it were found. Nobody can tell whose a segment or a backup of that name is.
+    pub fn is_begun_twice(&self, timeline: TimelineId) -> bool {
+        self.begun_twice.contains(&timeline)
+    }
+
+    /// Whether an ancestor of a timeline is known as what the timeline's own history says of it. If not, another server was
+    /// promoted to its number, and what was archived under it is that one's, or both's.
+    pub fn is_past_of(&self, ancestor: TimelineId, history: &TimelineHistory) -> bool {
+        self.histories
+            .get(&ancestor)
+            .is_some_and(|known| history.ancestor(ancestor).as_ref() == Some(known) || known == history)
     }
 
     /// True if there are segments, heads or histories of it, or a history names it.
@@ -59,23 +98,13 @@ impl Tree {
 
     /// Timelines of which something exists but that no history explains.
     pub fn unexplained(&self) -> impl Iterator<Item = TimelineId> {
-        self.seen
-            .iter()
-            .copied()
-            .filter(|timeline| !self.histories.contains_key(timeline))
+        let all = self.seen.union(&self.begun_twice);
+        all.copied().filter(|timeline| !self.histories.contains_key(timeline))
     }
 
     /// Every timeline with a history, oldest first.
-    pub fn timelines(&self) -> impl Iterator<Item = &TimelineHistory> {
+    pub fn timelines(&self) -> impl DoubleEndedIterator<Item = &TimelineHistory> {
         self.histories.values()
-    }
-
-    /// The newest timeline that a cluster which has replayed `timeline` up to `lsn` can go on to.
-    pub fn newest_from(&self, timeline: TimelineId, lsn: Lsn) -> Option<&TimelineHistory> {
-        self.histories
-            .values()
-            .rev()
-            .find(|history| history.contains(timeline, lsn))
     }
 
     /// Timelines forked directly from `parent`, with the switch point, oldest first.
@@ -119,12 +148,6 @@ mod tests {
         let third = second.child(timeline(3), Lsn(200), "b").unwrap();
         let tree = Tree::new([third], [timeline(1), timeline(2), timeline(5)]);
         assert_eq!(tree.history(timeline(2)), Some(&second));
-        assert_eq!(tree.newest_from(timeline(1), Lsn(50)).unwrap().timeline(), timeline(3));
-        assert_eq!(
-            tree.newest_from(timeline(1), Lsn(150)).unwrap().timeline(),
-            timeline(1),
-            "past the fork there is no way on"
-        );
         assert_eq!(tree.unexplained().collect::<Vec<_>>(), [timeline(5)]);
         assert!(tree.is_named(timeline(5)) && !tree.is_named(timeline(4)));
         assert_eq!(tree.newest_descendant(timeline(1)), timeline(3));

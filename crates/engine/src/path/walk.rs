@@ -284,7 +284,7 @@ impl Source<'_> {
             size: self.archive.segment_size,
         });
         for choice in options {
-            match open_segment(self.engine, &self.stores, self.archive, choice.segment).await? {
+            match open_segment(self.engine, &self.stores, self.archive, choice.segment, choice.until).await? {
                 None => {}
                 Some(Ok(chosen)) => return Ok(Opened::Good(choice, Box::new(chosen))),
                 Some(Err(error)) => return Ok(Opened::Bad(choice.segment, error)),

@@ -59,6 +59,7 @@ pub async fn left_behind(engine: &Engine, archive: &Archive, resolved: &Resolved
         .switches()
         .iter()
         .filter(|switch| at_end || switch.lsn <= end)
+        .filter(|switch| archive.tree.is_past_of(switch.timeline, &resolved.history))
     {
         let left = count(engine, archive, switch.timeline, switch.lsn).await?;
         found.extend(left.filter(|left| left.commits > 0));
@@ -102,7 +103,7 @@ async fn count(engine: &Engine, archive: &Archive, timeline: TimelineId, from: L
 }
 
 async fn read(engine: &Engine, archive: &Archive, segment: WalSegment) -> Result<Option<Vec<u8>>> {
-    let opened = open_segment(engine, &engine.stores(), archive, segment).await;
+    let opened = open_segment(engine, &engine.stores(), archive, segment, None).await;
     match opened.and_then(Option::transpose) {
         Ok(chosen) => Ok(chosen.map(|chosen| chosen.bytes)),
         Err(error) => {

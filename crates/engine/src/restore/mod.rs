@@ -5,6 +5,7 @@
 //! the backup and the stop, `plan` is the value that is shown and then run. Over an existing cluster: `existing` is what
 //! it says of itself, `saved` what becomes of its WAL, `over` what fits (docs/adr/0011).
 
+mod aim;
 pub mod existing;
 pub mod files;
 pub mod layout;
@@ -20,6 +21,8 @@ pub mod saved;
 pub mod settings;
 pub mod sources;
 pub mod start;
+#[cfg(test)]
+mod trees;
 pub mod unreachable;
 
 pub use recovery::{OWN_DIRECTORY, RecoveryPlan};

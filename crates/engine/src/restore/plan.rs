@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::{Error, PgMajor, RecoveryTarget, Result, ResultExt, TargetTimeline};
-use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::reader::BackupReader;
 use pgkeep_repo::sign::TrustList;
 
+use super::aim::aim_at_stop;
 use super::existing::Existing;
 use super::layout::{self, Layout, TargetState};
 use super::left_behind::{LeftBehind, left_behind};
@@ -22,7 +22,7 @@ use super::saved::SavedWal;
 use super::sources::{Sources, load};
 use crate::catalogue::{self, Backup, Catalogue, missing_packs};
 use crate::engine::Engine;
-use crate::path::{Archive, Position};
+use crate::path::Position;
 use crate::wal::local::LocalWal;
 
 /// A restore that can be run.
@@ -284,31 +284,6 @@ fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest, existing: Opt
         })
 }
 
-/// Recovery is told the timeline on which the stop lies: PostgreSQL records the timeline that it aims at as the parent
-/// of the one that it begins, whether it got there or not.
-async fn aim_at_stop<'a>(
-    engine: &Engine,
-    archive: &Archive,
-    backups: &[&'a Backup],
-    asked: &RestoreRequest,
-    resolved: Resolved<'a>,
-) -> Result<Resolved<'a>> {
-    let own = resolved.history.timeline_at(resolved.stop.record);
-    if own == resolved.history.timeline() {
-        return Ok(resolved);
-    }
-    let mut again = asked.clone();
-    again.backup = Some(resolved.backup.head().id.clone());
-    again.target = RecoveryTarget::Lsn(resolved.stop.record);
-    again.exclusive = false;
-    again.timeline = TargetTimeline::Numbered(own);
-    let aimed = resolve(engine, archive, backups, &again).await?;
-    Ok(Resolved {
-        history: aimed.history.clone(),
-        ..aimed
-    })
-}
-
 fn recovery_plan(sources: &Sources, resolved: &Resolved<'_>, trust: TrustList) -> RecoveryPlan {
     let archive = &sources.archive;
     let lineage = archive.lineage.clone();
@@ -320,14 +295,20 @@ fn recovery_plan(sources: &Sources, resolved: &Resolved<'_>, trust: TrustList) -
         resolved.stop.record,
         resolved.walked.map.clone(),
     );
-    let with_file = |history: &&TimelineHistory| history.parent().is_some();
-    // The numbers of timelines that only the target directory knows are taken, too.
-    let own = sources.saved.histories.iter();
-    let histories = own.chain(archive.tree.timelines()).filter(with_file);
+    let of_way = resolved.history.switches().iter();
+    let of_way = of_way.filter_map(|switch| resolved.history.ancestor(switch.timeline));
+    // The numbers of timelines that only the target directory knows are taken, too; of a number that two servers took,
+    // what the way says counts.
+    let known = sources.saved.histories.iter().chain(archive.tree.timelines()).cloned();
+    let histories = known.chain(of_way).chain([resolved.history.clone()]);
     plan.histories = histories
+        .filter(|history| history.parent().is_some())
         .map(|history| (history.timeline(), history.format()))
         .collect();
-    plan.unexplained = archive.tree.unexplained().collect();
+    let unexplained = archive.tree.unexplained();
+    plan.unexplained = unexplained
+        .filter(|timeline| !plan.histories.contains_key(timeline))
+        .collect();
     plan.trust = Some(trust);
     plan
 }

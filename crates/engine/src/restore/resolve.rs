@@ -9,9 +9,10 @@ use pgkeep_repo::head::PhysicalHead;
 
 use super::request::RestoreRequest;
 use super::unreachable::{BackupEnd, before_first, past_end};
-use crate::catalogue::Backup;
+use crate::catalogue::{Backup, history_of};
 use crate::engine::Engine;
-use crate::path::{Archive, From, Position, Stop, Walked, walk};
+use crate::path::past::{Past, prove};
+use crate::path::{Archive, From, LostCopy, Position, Stop, Walked, walk};
 
 /// A backup, the way from it, and the record at which to stop.
 #[derive(Debug)]
@@ -37,42 +38,46 @@ pub async fn resolve<'a>(
     request: &RestoreRequest,
 ) -> Result<Resolved<'a>> {
     let history = target_history(archive, backups, request)?;
-    let oldest = end_of(engine, archive, oldest(backups, &history)).await?;
-    let candidates = candidates(backups, &history, request)?;
+    let oldest = end_of(engine, archive, oldest(archive, backups, &history)).await?;
+    let candidates = candidates(archive, backups, &history, request)?;
     let target = &request.target;
-    let mut last_failure: Option<Error> = None;
+    let mut first_failure: Option<Error> = None;
     for (index, backup) in candidates.iter().enumerate() {
-        let walked = walk(
-            engine,
-            archive,
-            from(backup)?,
-            &history,
-            target.clone(),
-            request.exclusive,
-        )
-        .await?;
-        if let Some(lost) = walked.search.lost_copy() {
-            let hint = "Restore another backup with `--backup ID`; `pgkeep list` shows them.";
-            last_failure.get_or_insert(
-                lost.error()
-                    .during(format!("restore backup {}", backup.head().id))
-                    .hint(hint),
-            );
-            continue;
-        }
-        match walked.stop() {
-            Some(Stop::At(stop)) => return Ok(cut(backup, walked, stop, history)),
-            Some(Stop::BeforeConsistency) => {}
-            // A name or a transaction that is not after this backup may be before it.
-            None if is_looked_for(target) && index + 1 < candidates.len() => {}
-            None => {
-                let next = end_of(engine, archive, next_backup(backups, &history, &walked)).await?;
-                return Err(past_end(target, &walked, next.as_ref()));
+        let (from, target) = (from(backup)?, target.clone());
+        let walked = walk(engine, archive, from, &history, target, request.exclusive).await?;
+        let target = &request.target;
+        let lost = walked.search.lost_copy();
+        let failure = match walked.stop() {
+            _ if lost.is_some() => lost.map(|lost| lost_copy(backup, lost)).expect("there is one"),
+            Some(Stop::At(stop)) => {
+                let mut resolved = cut(backup, walked, stop, history);
+                note_past(engine, archive, &mut resolved).await?;
+                return Ok(resolved);
             }
-        }
-        last_failure.get_or_insert_with(|| not_found(target, &walked, oldest.as_ref()));
+            Some(Stop::BeforeConsistency) => not_found(target, &walked, oldest.as_ref()),
+            None if is_looked_for(target) && index + 1 < candidates.len() => {
+                not_found(target, &walked, oldest.as_ref())
+            }
+            None => {
+                let next = end_of(engine, archive, next_backup(archive, backups, &history, &walked)).await?;
+                let failure = past_end(target, &walked, next.as_ref());
+                if !may_lie_before(target, &walked) {
+                    // What was looked for in vain was looked for longest from here.
+                    let first = first_failure.filter(|_| !is_looked_for(target));
+                    return Err(first.unwrap_or(failure));
+                }
+                failure
+            }
+        };
+        first_failure.get_or_insert(failure);
     }
-    Err(last_failure.unwrap_or_else(|| before_first(target, oldest.as_ref())))
+    Err(first_failure.unwrap_or_else(|| before_first(target, oldest.as_ref())))
+}
+
+fn lost_copy(backup: &Backup, lost: LostCopy) -> Error {
+    lost.error()
+        .during(format!("restore backup {}", backup.head().id))
+        .hint("Restore another backup with `--backup ID`; `pgkeep list` shows them.")
 }
 
 fn cut<'a>(backup: &'a Backup, mut walked: Walked, stop: Position, history: TimelineHistory) -> Resolved<'a> {
@@ -86,9 +91,32 @@ fn cut<'a>(backup: &'a Backup, mut walked: Walked, stop: Position, history: Time
     }
 }
 
+/// A stop on an ancestor is the past of the timeline that was asked for, or what is archived can't tell.
+async fn note_past(engine: &Engine, archive: &Archive, resolved: &mut Resolved<'_>) -> Result<()> {
+    let (history, stop) = (&resolved.history, resolved.stop.record);
+    let (own, wanted) = (history.timeline_at(stop), history.timeline());
+    if own == wanted {
+        return Ok(());
+    }
+    if let Past::Unproven(missing) = prove(engine, archive, history, stop).await? {
+        resolved.walked.notes.push(format!(
+            "WAL segment {missing} between the stop and timeline {wanted} is missing: that timeline {wanted} went on from \
+             this state of timeline {own} is not proven"
+        ));
+    }
+    Ok(())
+}
+
 /// Targets whose place is known only once they are found.
 fn is_looked_for(target: &RecoveryTarget) -> bool {
     matches!(target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_))
+}
+
+/// Whether an older backup may lead to a target that this one could not reach: it never became consistent, and by LSN or
+/// by the clock of whoever took it, it does not begin behind the target.
+fn may_lie_before(target: &RecoveryTarget, walked: &Walked) -> bool {
+    let is_ordered = matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_));
+    is_ordered && walked.search.consistent().is_none()
 }
 
 fn not_found(target: &RecoveryTarget, walked: &Walked, oldest: Option<&BackupEnd>) -> Error {
@@ -104,20 +132,47 @@ fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreReque
         TargetTimeline::Numbered(timeline) => timeline,
         TargetTimeline::Latest => newest_reachable(archive, backups, request)?,
         TargetTimeline::Current => {
-            let backup = backups
-                .iter()
-                .rfind(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id));
+            let backup = backups.iter().rfind(|backup| is_asked_for(backup, request));
             physical(backup.ok_or_else(|| before_first(&request.target, None))?)?.timeline
         }
     };
-    archive.tree.history(wanted).cloned().ok_or_else(|| {
-        refusal(archive, wanted, format!("timeline {wanted} can't be reached"))
-            .detail(format!(
-                "its history file is not in the archive and no other history names it{}",
-                bad_history(archive, wanted)
-            ))
-            .hint("`pgkeep wal list` shows the timelines that there are.")
-    })
+    let of_tree = archive.tree.history(wanted).cloned();
+    of_tree
+        .or_else(|| of_newest_backup(archive, backups, request, wanted))
+        .ok_or_else(|| {
+            refusal(archive, wanted, format!("timeline {wanted} can't be reached"))
+                .detail(archive.why_unexplained(wanted))
+                .hint("`pgkeep wal list` shows the timelines that there are.")
+        })
+}
+
+/// Of the histories of a number that two servers took, the newest backup's.
+fn of_newest_backup(
+    archive: &Archive,
+    backups: &[&Backup],
+    request: &RestoreRequest,
+    timeline: TimelineId,
+) -> Option<TimelineHistory> {
+    let heads = backups.iter().filter(|backup| is_asked_for(backup, request));
+    let heads = heads.filter_map(|backup| physical(backup).ok());
+    let newest = heads
+        .filter(|head| head.timeline == timeline && archive.tree.is_begun_twice(timeline))
+        .max_by_key(|head| head.stop_lsn);
+    newest.and_then(history_of)
+}
+
+fn is_asked_for(backup: &Backup, request: &RestoreRequest) -> bool {
+    request.backup.as_ref().is_none_or(|id| *id == backup.head().id)
+}
+
+/// Whether recovery can go on from a backup to a timeline: its history says so, and says of the backup's timeline what
+/// that itself says. Two servers may have been promoted to one number.
+fn leads(archive: &Archive, head: &PhysicalHead, history: &TimelineHistory) -> bool {
+    let same_past = match history_of(head) {
+        Some(own) => history.ancestor(head.timeline) == Some(own),
+        None => archive.tree.is_past_of(head.timeline, history),
+    };
+    same_past && history.contains(head.timeline, head.stop_lsn)
 }
 
 /// Where a place did not answer, trying again may help; what is lost, bad or closed to us is refused.
@@ -129,25 +184,13 @@ fn refusal(archive: &Archive, timeline: TimelineId, message: String) -> Error {
     }
 }
 
-fn bad_history(archive: &Archive, timeline: TimelineId) -> String {
-    let found = archive.bad_histories.iter().find(|(bad, _)| *bad == timeline);
-    found.map_or_else(String::new, |(_, error)| {
-        format!("; the file that is there can't be used: {error}")
-    })
-}
-
 /// The newest timeline that some backup leads to.
 fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreRequest) -> Result<TimelineId> {
     let mut newest = None;
-    for backup in backups
-        .iter()
-        .filter(|backup| request.backup.as_ref().is_none_or(|id| *id == backup.head().id))
-    {
+    for backup in backups.iter().filter(|backup| is_asked_for(backup, request)) {
         let head = physical(backup)?;
-        let reached = archive
-            .tree
-            .newest_from(head.timeline, head.stop_lsn)
-            .map(TimelineHistory::timeline);
+        let mut reached = archive.tree.timelines().filter(|history| leads(archive, head, history));
+        let reached = reached.next_back().map(TimelineHistory::timeline);
         newest = newest.max(reached.or(Some(head.timeline)));
     }
     if let Some(lost) = archive
@@ -158,10 +201,7 @@ fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreReq
     {
         return Err(
             refusal(archive, lost, format!("the newest timeline, {lost}, can't be reached"))
-                .detail(format!(
-                    "something of it is in the archive, but not its history file{}",
-                    bad_history(archive, lost)
-                ))
+                .detail(archive.why_unexplained(lost))
                 .hint("Name the timeline with `--timeline N`; `pgkeep wal list` shows them."),
         );
     }
@@ -170,6 +210,7 @@ fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreReq
 
 /// The backups to try, best first.
 fn candidates<'a>(
+    archive: &Archive,
     backups: &[&'a Backup],
     history: &TimelineHistory,
     request: &RestoreRequest,
@@ -177,8 +218,7 @@ fn candidates<'a>(
     let mut found = Vec::new();
     for backup in backups.iter().copied() {
         let head = physical(backup)?;
-        let named = request.backup.as_ref().is_none_or(|id| *id == backup.head().id);
-        if named && history.contains(head.timeline, head.stop_lsn) && may_precede(backup, head, request) {
+        if is_asked_for(backup, request) && leads(archive, head, history) && may_precede(backup, head, request) {
             found.push((head.stop_lsn, backup));
         }
     }
@@ -196,8 +236,8 @@ fn may_precede(backup: &Backup, head: &PhysicalHead, request: &RestoreRequest) -
     }
 }
 
-fn oldest<'a>(backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a Backup> {
-    let leads = |head: &PhysicalHead| history.contains(head.timeline, head.stop_lsn);
+fn oldest<'a>(archive: &Archive, backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a Backup> {
+    let leads = |head: &PhysicalHead| leads(archive, head, history);
     let stop = |backup: &&Backup| physical(backup).map_or(Lsn::INVALID, |head| head.stop_lsn);
     backups
         .iter()
@@ -207,11 +247,17 @@ fn oldest<'a>(backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a B
 }
 
 /// The first backup after the walk's end, which makes moments reachable again.
-fn next_backup<'a>(backups: &[&'a Backup], history: &TimelineHistory, walked: &Walked) -> Option<&'a Backup> {
+fn next_backup<'a>(
+    archive: &Archive,
+    backups: &[&'a Backup],
+    history: &TimelineHistory,
+    walked: &Walked,
+) -> Option<&'a Backup> {
     let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
-    let behind = backups.iter().copied().filter(|backup| {
-        physical(backup).is_ok_and(|head| history.contains(head.timeline, head.stop_lsn) && head.start_lsn >= end)
-    });
+    let behind = backups
+        .iter()
+        .copied()
+        .filter(|backup| physical(backup).is_ok_and(|head| leads(archive, head, history) && head.start_lsn >= end));
     behind.min_by_key(|backup| physical(backup).map_or(Lsn(u64::MAX), |head| head.stop_lsn))
 }
 

@@ -391,7 +391,7 @@ impl Reconciling<'_> {
             return Ok(self.judge_next(segment));
         }
         let stores = self.engine.stores();
-        let Some(archived) = open_segment(self.engine, &stores, self.archive, segment).await? else {
+        let Some(archived) = open_segment(self.engine, &stores, self.archive, segment, None).await? else {
             return Ok(self.judge_next(segment));
         };
         let archived: Chosen = match archived {

@@ -10,6 +10,7 @@ use pgkeep_repo::lineage::Lineage;
 use crate::catalogue;
 use crate::engine::Engine;
 use crate::path::Archive;
+use crate::path::contents::conflicts;
 use crate::window::{Gap, gaps, head_timelines};
 
 /// A run of segments without a gap.
@@ -45,8 +46,8 @@ pub struct LineageListing {
     pub timelines: Vec<TimelineListing>,
     /// Holes.
     pub gaps: Vec<Gap>,
-    /// Segments under whose name different contents were archived.
-    pub doubles: Vec<WalSegment>,
+    /// Segments under whose name two histories were archived.
+    pub conflicts: Vec<WalSegment>,
 }
 
 /// Lists the archives of one cluster, or of all.
@@ -83,12 +84,13 @@ pub async fn list(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<
         )
         .await?;
         let gaps = gaps(engine, &archive, &backups).await?;
-        listings.push(of_archive(&archive, gaps));
+        let conflicts = conflicts(engine, &archive).await?;
+        listings.push(of_archive(&archive, gaps, conflicts));
     }
     Ok(listings)
 }
 
-fn of_archive(archive: &Archive, gaps: Vec<Gap>) -> LineageListing {
+fn of_archive(archive: &Archive, gaps: Vec<Gap>, conflicts: Vec<WalSegment>) -> LineageListing {
     let size = archive.segment_size;
     let timelines = archive.timelines().into_iter().map(|timeline| {
         let history = archive.tree.history(timeline);
@@ -108,10 +110,7 @@ fn of_archive(archive: &Archive, gaps: Vec<Gap>) -> LineageListing {
         lineage: archive.lineage.clone(),
         timelines: timelines.collect(),
         gaps,
-        doubles: archive
-            .doubles()
-            .map(|(timeline, number)| WalSegment { timeline, number, size })
-            .collect(),
+        conflicts,
     }
 }
 

@@ -32,7 +32,7 @@ struct Window {
     repository: String,
     ranges: Vec<Range>,
     gaps: Vec<Gap>,
-    /// Segments under whose name different contents were archived.
+    /// Segments under whose name two histories were archived.
     conflicts: Vec<String>,
     /// Timelines that nothing leads to.
     unreachable: Vec<Unreachable>,
@@ -125,7 +125,7 @@ impl Window {
             repository: window.repository.clone(),
             ranges: window.ranges.iter().map(range).collect(),
             gaps: window.gaps.iter().map(Gap::from).collect(),
-            conflicts: window.doubles.iter().map(|segment| segment.name()).collect(),
+            conflicts: window.conflicts.iter().map(|segment| segment.name()).collect(),
             unreachable: window.unreachable.iter().map(unreachable).collect(),
         }
     }
@@ -164,7 +164,7 @@ impl View for Windows {
             }
             window.gaps.iter().for_each(|gap| gap.show(page));
             for segment in &window.conflicts {
-                page.line(format!("  conflict: different contents were archived as {segment}"));
+                page.line(format!("  conflict: two different segments were archived as {segment}"));
             }
             for Unreachable { timeline, reason, .. } in &window.unreachable {
                 page.line(format!("  timeline {timeline} can't be reached: {reason}"));

@@ -121,6 +121,9 @@ fn two_copies_of_the_same_moment(life: &Life) {
     commit(&first, [4001]);
     commit(&second, [5001]);
     assert_eq!((first.timeline().get(), second.timeline().get()), (4, 4));
+    let xid = |copy: &Copy, id: i64| copy.sql(&format!("SELECT xmin FROM ledger WHERE id = {id}"));
+    let unadopted = xid(&second, 5001);
+    assert_eq!(xid(&first, 4001), unadopted, "both count on from the same number");
     let adopted = adopt(&branch, &first);
     assert!(adopted["timeline_taken"].is_null(), "{adopted}");
     commit(&first, [4002]);
@@ -140,6 +143,14 @@ fn two_copies_of_the_same_moment(life: &Life) {
         let restored = branch.restore(&["--timeline", timeline]).opened();
         life.assert_holds(&restored, &[life.up_to(1, 9), ids].concat());
     }
+    // What the second one committed before it was adopted lies in its own first segment; the other's timeline 4 is never
+    // taken for its past.
+    let options = ["--timeline", "5", "--xid", &unadopted, "--action", "promote"];
+    let restored = branch.restore(&options).opened();
+    life.assert_holds(&restored, &[life.up_to(1, 9), vec![5001]].concat());
+    let options = ["--timeline", "4", "--xid", &unadopted, "--action", "promote"];
+    let restored = branch.restore(&options).opened();
+    life.assert_holds(&restored, &[life.up_to(1, 9), vec![4001]].concat());
     let again = adopt(&branch, &second);
     assert!(
         again["timeline_taken"].is_null(),

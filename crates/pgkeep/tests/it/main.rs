@@ -33,6 +33,7 @@ mod network;
 mod no_hostage;
 mod odd;
 mod p2;
+mod promotions;
 mod proxy;
 mod resolved;
 mod restored_directory;

@@ -69,7 +69,7 @@ impl Lineage {
             system_identifier: listing.lineage.system_identifier,
             timelines: listing.timelines.iter().map(Timeline::of).collect(),
             gaps: listing.gaps.iter().map(Gap::from).collect(),
-            conflicts: listing.doubles.iter().map(|segment| segment.name()).collect(),
+            conflicts: listing.conflicts.iter().map(|segment| segment.name()).collect(),
         }
     }
 }
@@ -125,7 +125,7 @@ impl View for Listing {
             }
             lineage.gaps.iter().for_each(|gap| gap.show(page));
             for segment in &lineage.conflicts {
-                page.line(format!("  conflict: different contents were archived as {segment}"));
+                page.line(format!("  conflict: two different segments were archived as {segment}"));
             }
             if self.only_gaps && lineage.gaps.is_empty() && lineage.conflicts.is_empty() {
                 page.line("  nothing is missing");

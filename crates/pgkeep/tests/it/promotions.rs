@@ -1,0 +1,119 @@
+//! Two servers that are promoted to one timeline number, and both archive: neither is believed, until a backup on one of
+//! them says whose history is meant.
+
+use pgkeep_testkit::fixture::Shop;
+use pgkeep_testkit::{Cluster, StopMode, every_major, wait};
+
+use crate::shop;
+
+/// A standby that archives for itself once it is promoted.
+fn standby(shop: &Shop, host: &str) -> Cluster {
+    let mut standby = shop.cluster.standby(host);
+    let state = shop.home().join(host);
+    let push = format!(
+        "PGKEEP_STATE_DIR={} {} wal push %p",
+        state.display(),
+        shop.command_line()
+    );
+    standby.set_conf("archive_command", &push);
+    standby
+}
+
+fn insert(cluster: &Cluster, id: i64) {
+    cluster.sql(&format!("INSERT INTO t VALUES ({id})"));
+}
+
+fn rows(cluster: &Cluster) -> String {
+    cluster.sql("SELECT string_agg(i::text, ' ' ORDER BY i) FROM t")
+}
+
+fn caught_up(primary: &Cluster, standby: &Cluster) {
+    let reached: pgkeep_base::Lsn = primary.value("SELECT pg_current_wal_flush_lsn()");
+    wait::until("the standby to catch up", wait::LIMIT, || {
+        (standby.lsn() >= reached).then_some(())
+    });
+}
+
+/// The rows of a copy restored with these options.
+#[track_caller]
+fn restored(shop: &Shop, name: &str, options: &[&str]) -> String {
+    let mut copy = shop.restore(name, [options, &["--action", "promote"]].concat());
+    copy.start();
+    copy.wait_recovered();
+    rows(&copy)
+}
+
+#[track_caller]
+fn refuse(shop: &Shop, options: &[&str]) -> String {
+    let target = shop.target("refused");
+    let refused = shop
+        .run(["restore", "--into"])
+        .arg(&target)
+        .args(options)
+        .run()
+        .expect(4);
+    assert!(!target.exists(), "{refused}");
+    refused.stderr
+}
+
+/// A primary that is gone, and two heirs of it, promoted to timeline 2 at different moments. Row 1 is in the backup, 2 on
+/// both, 3 and 1001 only on the first, 2001 only on the second.
+fn heirs(major: u16) -> (Shop, Cluster, Cluster) {
+    let settings = "wal_keep_size = '1GB'\nautovacuum = off";
+    let mut shop = shop(major).cluster(|cluster| cluster.conf(settings)).start();
+    shop.cluster.sql("CREATE TABLE t (i int); INSERT INTO t VALUES (1)");
+    shop.pgkeep(["backup"]).ok();
+    let (mut first, mut second) = (standby(&shop, "first"), standby(&shop, "second"));
+    insert(&shop.cluster, 2);
+    caught_up(&shop.cluster, &second);
+    second.stop(StopMode::Fast);
+    insert(&shop.cluster, 3);
+    caught_up(&shop.cluster, &first);
+    shop.cluster.stop(StopMode::Immediate);
+    second.start();
+    first.promote();
+    second.promote();
+    assert_eq!((first.timeline().get(), second.timeline().get()), (2, 2));
+    insert(&first, 1001);
+    insert(&second, 2001);
+    first.archive_all();
+    second.archive_all();
+    (shop, first, second)
+}
+
+every_major! {
+    /// Aim: with two histories of timeline 2 in the archive no restore takes one of them, `window` and `status` show it, and
+    /// what lies before is restored; a backup on the server that shall live is restored with what follows it.
+    fn of_two_histories_a_backup_decides(major: u16) {
+        let (shop, first, mut second) = heirs(major);
+        for options in [&[][..], &["--timeline", "2"]] {
+            let refused = refuse(&shop, options);
+            assert!(refused.contains("two servers were promoted to timeline 2"), "{refused}");
+        }
+        // It can be looked at; PostgreSQL would not find a number that is free for certain.
+        let mut copy = shop.restore("before", ["--timeline", "1", "--action", "pause"]);
+        copy.start();
+        copy.wait_paused();
+        assert!(rows(&copy).starts_with("1 2"), "{}", rows(&copy));
+        let window = shop.pgkeep(["--json", "window"]).ok().json();
+        assert_eq!(window["clusters"][0]["unreachable"][0]["timeline"], 2, "{window}");
+        let severity = |shop: &Shop| {
+            let status = shop.pgkeep(["--json", "status"]).ok().json();
+            let reasons = status["clusters"][0]["reasons"].as_array().unwrap().clone();
+            let mut found = reasons.iter().filter(|reason| reason["code"] == "timeline-unexplained");
+            found.next().unwrap_or_else(|| panic!("{status}"))["severity"].clone()
+        };
+        assert_eq!(severity(&shop), "fail");
+        let asked = shop.run(["wal", "fetch", "00000002.history", "x"]).cwd(first.data_dir()).run();
+        assert_eq!(asked.code, Some(255), "{asked}");
+
+        second.stop(StopMode::Fast);
+        first.archive_all();
+        let backup = shop.run(["backup"]).env("PGKEEP_STATE_DIR", shop.home().join("first"));
+        backup.env("PGKEEP_CLUSTER__SHOP__CONNECTION", first.conninfo()).run().ok();
+        insert(&first, 1002);
+        first.archive_all();
+        assert_eq!(restored(&shop, "latest", &[]), "1 2 3 1001 1002");
+        assert_eq!(severity(&shop), "warn");
+    }
+}
