@@ -1,12 +1,13 @@
 //! The backups of a repository, read from their heads: `list` and `show`.
 //!
 //! Invariant: a backup is listed from what its signed head says and from which places have that head; nothing is
-//! taken from job history. No identity is needed.
+//! taken from job history. No identity is needed. Which backup of a lineage is the newest is told by WAL.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Result, ResultExt, TimelineId, limits};
+use jiff::Timestamp;
+use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Lsn, Result, ResultExt, TimelineId, limits};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::fetch::find_copy;
 use pgkeep_repo::head::{Head, PhysicalHead, VerifiedHead};
@@ -31,6 +32,12 @@ impl Backup {
     /// Its head.
     pub fn head(&self) -> &Head {
         &self.verified.head
+    }
+
+    /// Where a physical one ends: of two of a lineage, the one with the greater position is the newer one.
+    fn position(&self) -> Option<(TimelineId, Lsn)> {
+        let physical = self.head().physical().ok()?;
+        Some((physical.timeline, physical.stop_lsn))
     }
 }
 
@@ -80,33 +87,34 @@ impl Catalogue {
 
     /// The newest physical backup.
     pub fn newest(&self) -> Option<&Backup> {
-        self.newest_of(&|_| true)
+        newest(&self.backups)
     }
 
-    /// The newest physical backup of those that fit. On one timeline WAL tells; between timelines and lineages, a
-    /// host's clock.
-    pub fn newest_of(&self, fits: &dyn Fn(&Backup) -> bool) -> Option<&Backup> {
-        let physical = self.backups.iter().filter(|backup| backup.head().physical().is_ok());
-        let physical = physical.filter(|backup| fits(backup));
-        let branch = |backup: &Backup| {
-            (
-                backup.head().lineage(),
-                backup.head().physical().ok().map(|head| head.timeline),
-            )
-        };
-        let stop = |backup: &Backup| backup.head().physical().ok().map(|head| head.stop_lsn);
-        let last = branch(physical.clone().max_by_key(|backup| backup.head().finished_at)?);
+    /// Physical backups of a lineage, the newest last: on each timeline, the highest stop LSN.
+    pub fn physical(&self, lineage: &Lineage) -> Vec<&Backup> {
+        let own = self.backups.iter().filter(|backup| backup.head().lineage() == *lineage);
+        let mut physical: Vec<_> = own.filter(|backup| backup.position().is_some()).collect();
+        physical.sort_by_key(|backup| backup.position());
         physical
-            .filter(|backup| branch(backup) == last)
-            .max_by_key(|backup| stop(backup))
     }
+}
 
-    /// Physical backups of a lineage, oldest stop LSN first on each timeline.
-    pub fn physical<'a>(&'a self, lineage: &'a Lineage) -> impl Iterator<Item = &'a Backup> {
-        self.backups
-            .iter()
-            .filter(move |backup| backup.head().lineage() == *lineage && backup.head().physical().is_ok())
+/// The newest physical backup of some: of a lineage the one on the newest timeline, and on that the one that ends last,
+/// which is where a restore to "latest" begins. Which lineage is the newest only a host's clock tells.
+pub fn newest<'a>(backups: impl IntoIterator<Item = &'a Backup>) -> Option<&'a Backup> {
+    let mut of_lineage: BTreeMap<Lineage, (Timestamp, &Backup)> = BTreeMap::new();
+    for backup in backups.into_iter().filter(|backup| backup.position().is_some()) {
+        let finished_at = backup.head().finished_at;
+        let (last, newest) = of_lineage
+            .entry(backup.head().lineage())
+            .or_insert((finished_at, backup));
+        *last = finished_at.max(*last);
+        if backup.position() > newest.position() {
+            *newest = backup;
+        }
     }
+    let newest = of_lineage.into_values().max_by_key(|(last, _)| *last);
+    newest.map(|(_, backup)| backup)
 }
 
 /// Reads the heads of one cluster, or of all, in every place.
@@ -305,3 +313,6 @@ pub async fn missing_packs(engine: &Engine, head: &Head) -> Result<Vec<ObjectNam
     }
     Ok(missing.into_keys().collect())
 }
+
+#[cfg(test)]
+mod tests;

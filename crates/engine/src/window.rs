@@ -141,7 +141,7 @@ async fn add_lineage(
     lineage: &Lineage,
     window: &mut ClusterWindow,
 ) -> Result<()> {
-    let backups: Vec<&Backup> = catalogue.physical(lineage).collect();
+    let backups = catalogue.physical(lineage);
     let Some(first) = backups.first() else { return Ok(()) };
     let size = first.head().physical()?.segment_bytes;
     let archive = Archive::load(engine, lineage, size, 0, head_timelines(&backups)).await?;

@@ -50,7 +50,7 @@ impl Heads {
 /// Reads the heads of a cluster: in all places, else in those that answer.
 pub async fn ask(engine: &Engine, cluster: &ClusterName) -> Heads {
     let newest = match load(engine, cluster).await {
-        Ok(catalogue) => Ok(newest_of(&catalogue, true)),
+        Ok(catalogue) => Ok(newest_of([&catalogue], true)),
         Err(error) => in_any_place(engine, cluster, error).await,
     };
     Heads {
@@ -65,16 +65,11 @@ async fn in_any_place(engine: &Engine, cluster: &ClusterName, error: Error) -> R
     }
     let look = |place: &Place| {
         let only = engine.only_place(&place.name);
-        async move {
-            load(&only.ok()?, cluster)
-                .await
-                .ok()
-                .and_then(|catalogue| newest_of(&catalogue, false))
-        }
+        async move { load(&only.ok()?, cluster).await.ok() }
     };
-    let found = futures::future::join_all(engine.places().iter().map(look)).await;
-    let newest = found.into_iter().flatten().max_by_key(|newest| newest.finished_at);
-    newest.map(Some).ok_or(error)
+    let looked = futures::future::join_all(engine.places().iter().map(look)).await;
+    let catalogues: Vec<Catalogue> = looked.into_iter().flatten().collect();
+    newest_of(&catalogues, false).map(Some).ok_or(error)
 }
 
 async fn load(engine: &Engine, cluster: &ClusterName) -> Result<Catalogue> {
@@ -88,8 +83,10 @@ async fn load(engine: &Engine, cluster: &ClusterName) -> Result<Catalogue> {
         })
 }
 
-fn newest_of(catalogue: &Catalogue, complete: bool) -> Option<Newest> {
-    let newest = catalogue.newest()?;
+/// The newest of what some places told; `complete` where those are all.
+fn newest_of<'a>(catalogues: impl IntoIterator<Item = &'a Catalogue>, complete: bool) -> Option<Newest> {
+    let catalogues: Vec<_> = catalogues.into_iter().collect();
+    let newest = catalogue::newest(catalogues.iter().flat_map(|catalogue| &catalogue.backups))?;
     let head = newest.head();
     Some(Newest {
         id: head.id.clone(),
@@ -98,7 +95,11 @@ fn newest_of(catalogue: &Catalogue, complete: bool) -> Option<Newest> {
         stored_bytes: head.stored_bytes,
         places: newest.places.clone(),
         complete,
-        bad: catalogue.bad.len(),
+        bad: catalogues
+            .iter()
+            .map(|catalogue| catalogue.bad.len())
+            .max()
+            .unwrap_or(0),
     })
 }
 

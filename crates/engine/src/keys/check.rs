@@ -61,7 +61,7 @@ pub async fn check(engine: &Engine) -> Result<KeysChecked> {
         .during(|| "open the repository's test object")?;
     let catalogue = catalogue::load(engine, None).await?;
     let backups: Vec<&Backup> = physical(&catalogue).collect();
-    let newest = backups.last().copied();
+    let newest = catalogue.newest();
     let newest_backup = match newest {
         Some(backup) => Some((backup.head().id.clone(), opens_backup(engine, backup).await?)),
         None => None,
@@ -158,7 +158,7 @@ async fn opens_header(engine: &Engine, backup: &Backup) -> Result<Opened> {
 async fn newest_wal(engine: &Engine, catalogue: &Catalogue, newest: &Backup) -> Result<Option<(WalSegment, Opened)>> {
     let lineage: Lineage = newest.head().lineage();
     let head = newest.head().physical()?;
-    let backups: Vec<&Backup> = catalogue.physical(&lineage).collect();
+    let backups = catalogue.physical(&lineage);
     let first = *head.needed_wal().start();
     let archive = Archive::load(engine, &lineage, head.segment_bytes, first, head_timelines(&backups)).await?;
     let Some(timeline) = archive.timelines().pop() else {

@@ -302,6 +302,6 @@ fn syncfs_reports() -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -105,7 +105,7 @@ pub async fn plan(engine: &Engine, request: RestoreRequest) -> Result<RestorePla
     if let Some(existing) = &existing {
         existing.must_be(lineage.system_identifier, &target)?;
     }
-    let backups: Vec<&Backup> = catalogue.physical(&lineage).collect();
+    let backups = catalogue.physical(&lineage);
     let sources = load(engine, &lineage, &backups, local_wal(&target, &request, &lineage)?).await?;
     let asked = as_asked(&request);
     let (mut sources, resolved, left_behind) =
@@ -268,7 +268,8 @@ fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest, existing: Opt
     let wanted = existing.and_then(|existing| existing.system_identifier);
     // Of another cluster than the one that is there none is wanted; what is wrong is said by whoever compares.
     let same = |backup: &Backup| wanted.is_none_or(|wanted| backup.head().system_identifier == wanted);
-    let newest = catalogue.newest_of(&same).or_else(|| catalogue.newest());
+    let ours = catalogue.backups.iter().filter(|backup| same(backup));
+    let newest = catalogue::newest(ours).or_else(|| catalogue.newest());
     newest
         .map(|backup| backup.head().lineage())
         .ok_or_else(|| match catalogue.bad.first() {

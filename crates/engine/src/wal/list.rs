@@ -70,7 +70,7 @@ pub async fn list(engine: &Engine, cluster: Option<&ClusterName>) -> Result<Vec<
         .into_iter()
         .filter(|lineage| cluster.is_none_or(|wanted| *wanted == lineage.cluster))
     {
-        let backups: Vec<_> = catalogue.physical(&lineage).collect();
+        let backups = catalogue.physical(&lineage);
         let size = backups
             .first()
             .and_then(|backup| backup.head().physical().ok())

@@ -14,7 +14,7 @@ use pgkeep_repo::names::logical;
 use pgkeep_repo::wal::{Longer, Relation, WalFacts, compare, parse_object_name, read_wal_header};
 use pgkeep_store::{ObjectName, Store};
 
-use crate::catalogue::{self, Backup};
+use crate::catalogue;
 use crate::engine::Engine;
 use crate::path::Tree;
 use crate::path::archive::read_history;
@@ -164,7 +164,7 @@ impl<'a> Lookup<'a> {
         if tree.unexplained().next().is_some() {
             // Heads repeat histories; they are many, and not needed otherwise.
             let catalogue = catalogue::load(self.engine, Some(&self.lineage.cluster)).await?;
-            let heads: Vec<&Backup> = catalogue.physical(&self.lineage).collect();
+            let heads = catalogue.physical(&self.lineage);
             tree = Tree::new(head_timelines(&heads).histories.into_iter().chain(histories), seen);
         }
         unusable.retain(|(timeline, _)| tree.history(*timeline).is_none());

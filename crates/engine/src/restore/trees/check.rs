@@ -148,7 +148,7 @@ impl Repository {
         let (backups, archive) = run(async {
             let catalogue = catalogue::load(&fixture.engine, Some(&lineage.cluster)).await.unwrap();
             assert!(catalogue.bad.is_empty(), "{:?}", catalogue.bad);
-            let backups: Vec<Backup> = catalogue.physical(&lineage).cloned().collect();
+            let backups: Vec<Backup> = catalogue.physical(&lineage).into_iter().cloned().collect();
             let known = head_timelines(&backups.iter().collect::<Vec<_>>());
             let archive = Archive::load(&fixture.engine, &lineage, world.size, 0, known)
                 .await

@@ -1,10 +1,14 @@
 //! Clocks that step, stand still or lie (K44, M25): backups have their own ids, and which one is newest is told by WAL.
 
+use std::fs;
+
 use pgkeep_testkit::Clock;
+use pgkeep_testkit::corrupt::objects_like;
 use pgkeep_testkit::fixture::Shop;
 use serde_json::Value;
 
 use super::paused::Paused;
+use super::rewound::replace;
 use super::truth::{Truth, restored};
 use crate::backup::{listed, number, out_of_backup_mode, text};
 use crate::shop;
@@ -59,6 +63,44 @@ fn a_clock_that_steps_back_between_backups() {
     for (name, done, truth) in [("first", first, first_truth), ("second", second, second_truth)] {
         truth.prove(restored(&shop, name, &text(&done["id"]), &[]));
     }
+}
+
+/// Aim: a host's clock ran an hour ahead when it took its last backup; the host that was restored from it has the right
+/// time. Its backup is the newest: for `show`, for `restore --backup latest`, and for `status`, which minds lost WAL that
+/// lies before it no more than any. Issue: `status --check` was red, and restores began with the older backup.
+#[test]
+fn a_clock_that_is_right_again_after_a_restore() {
+    let mut shop = shop(17).start();
+    let clock = Clock::new();
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    clock.shift(3600);
+    let ahead = text(&backup(&shop, &clock)["id"]);
+    clock.shift(0);
+    shop.cluster.archive_all();
+    replace(&mut shop, &["--archive", "on", "--action", "promote"]);
+    let fork = shop.cluster.archive_all();
+    let truth = write(&shop);
+    let newest = text(&backup(&shop, &clock)["id"]);
+    assert!(newest < ahead, "by its name {newest} is older than {ahead}");
+
+    assert_eq!(
+        text(&shop.pgkeep(["--json", "show", "latest"]).ok().json()["id"]),
+        newest
+    );
+    let status = shop.pgkeep(["--json", "status"]).ok().json();
+    assert_eq!(status["clusters"][0]["last_backup"]["id"], newest, "{status:#}");
+    let options = ["--backup", "latest", "--immediate", "--action", "promote"];
+    truth.prove(shop.restore("copy", options));
+
+    let lost = objects_like(&shop.repository_dir("main"), &format!("/{fork}-"));
+    lost.iter()
+        .for_each(|name| fs::remove_file(shop.repository_dir("main").join(name)).unwrap());
+    let status = shop.run(["--json", "status", "--check"]).run().ok().json();
+    let reasons = status["clusters"][0]["reasons"].as_array().unwrap().iter();
+    let told = reasons.map(|reason| (text(&reason["code"]), text(&reason["severity"])));
+    let expected =
+        [("wal-gap", "warn"), ("never-proven", "warn")].map(|(code, severity)| (code.to_owned(), severity.to_owned()));
+    assert_eq!(told.collect::<Vec<_>>(), expected);
 }
 
 /// Aim: two backups within one second have two ids, and the newest is the one that WAL says.

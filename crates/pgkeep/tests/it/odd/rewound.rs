@@ -68,7 +68,7 @@ fn pg_resetwal_between_backups(major: u16) {
 at_both_ends!(pg_resetwal_between_backups);
 
 /// Puts a restored copy into the place of the cluster, which is stopped.
-fn replace(shop: &mut Shop, options: &[&str]) {
+pub fn replace(shop: &mut Shop, options: &[&str]) {
     shop.cluster.stop(StopMode::Fast);
     let data = shop.cluster.data_dir().to_owned();
     fs::rename(&data, data.with_file_name("replaced")).unwrap();
