@@ -100,31 +100,12 @@ pub async fn write_all<F>(
 where
     F: AsyncFnOnce(&Path) -> Result<()>,
 {
-    let began = Instant::now();
-    let head = reader.head().physical()?;
-    let ownership = Ownership::of_backup(head)?;
-    let making = Making {
-        mode: directory_mode(head),
-        ids: ownership.usual(),
-    };
-    let ending = Ending {
-        layout,
-        needed: reader.head().source_bytes,
-        over: false,
-    };
+    let begun = Begun::new(engine, reader, layout, false)?;
+    let Begun { making, ending, .. } = begun;
     let places = claim::claim(layout, reader.head(), engine.now(), making).map_err(|error| ending.explain(0, error))?;
-    let run = Run {
-        engine,
-        reader,
-        layout,
-        ending,
-        places: &places,
-        ownership: &ownership,
-        making,
-        done: AtomicU64::new(0),
-    };
+    let run = begun.run(&places);
     let mut written = run.finish(jobs, before_control).await?;
-    written.seconds = began.elapsed().as_secs_f64();
+    written.seconds = begun.at.elapsed().as_secs_f64();
     Ok(written)
 }
 
@@ -150,38 +131,69 @@ where
     S: AsyncFnOnce(&Directory, Making) -> Result<()>,
     F: AsyncFnOnce(&Path) -> Result<()>,
 {
-    let began = Instant::now();
-    let head = reader.head().physical()?;
-    let ownership = Ownership::of_backup(head)?;
-    let making = Making {
-        mode: directory_mode(head),
-        ids: ownership.usual(),
-    };
-    let ending = Ending {
-        layout,
-        needed: reader.head().source_bytes,
-        over: true,
-    };
+    let begun = Begun::new(engine, reader, layout, true)?;
+    let Begun { making, ending, .. } = begun;
     let held = Held::hold(layout, existing, making)?;
     before_change(&held.target, making).await?;
     let places = held
         .take(reader.head(), engine.now(), making)
         .map_err(|error| ending.explain(0, error))?;
-    let run = Run {
-        engine,
-        reader,
-        layout,
-        ending,
-        places: &places,
-        ownership: &ownership,
-        making,
-        done: AtomicU64::new(0),
-    };
+    let run = begun.run(&places);
     let removed = run.remove_surplus().await.map_err(|error| ending.explain(0, error))?;
     let mut written = run.finish(jobs, before_control).await?;
     written.removed = removed;
-    written.seconds = began.elapsed().as_secs_f64();
+    written.seconds = begun.at.elapsed().as_secs_f64();
     Ok(written)
+}
+
+/// What is known before a place is taken.
+struct Begun<'a> {
+    at: Instant,
+    engine: &'a Engine,
+    reader: &'a BackupReader,
+    layout: &'a Layout,
+    ending: Ending<'a>,
+    ownership: Ownership,
+    making: Making,
+}
+
+impl<'a> Begun<'a> {
+    fn new(engine: &'a Engine, reader: &'a BackupReader, layout: &'a Layout, over: bool) -> Result<Begun<'a>> {
+        let at = Instant::now();
+        let head = reader.head().physical()?;
+        let ownership = Ownership::of_backup(head)?;
+        let making = Making {
+            mode: directory_mode(head),
+            ids: ownership.usual(),
+        };
+        let ending = Ending {
+            layout,
+            needed: reader.head().source_bytes,
+            over,
+        };
+        Ok(Begun {
+            at,
+            engine,
+            reader,
+            layout,
+            ending,
+            ownership,
+            making,
+        })
+    }
+
+    fn run<'b>(&'b self, places: &'b Places) -> Run<'b> {
+        Run {
+            engine: self.engine,
+            reader: self.reader,
+            layout: self.layout,
+            ending: self.ending,
+            places,
+            ownership: &self.ownership,
+            making: self.making,
+            done: AtomicU64::new(0),
+        }
+    }
 }
 
 /// PostgreSQL starts on a data directory of mode 0700 or 0750 only.

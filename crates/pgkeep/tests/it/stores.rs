@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use pgkeep_testkit::corrupt::objects;
 use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::s3::Identity;
-use pgkeep_testkit::{S3Server, Signal, wait};
+use pgkeep_testkit::{Run, S3Server, Signal, wait};
 
 use crate::backup::{backup, digest, fill, number, out_of_backup_mode, text};
 use crate::backup_interrupted::begin;
@@ -125,6 +125,49 @@ fn an_optional_place_that_is_missed_gets_no_head_that_it_can_not_keep() {
     assert_eq!((heads(&shop, "main").len(), heads(&shop, "offsite").len()), (4, 2));
     let _down = Down::new(&shop.repository_dir("main"));
     check_restore_from(&shop, "offsite", "from-offsite");
+}
+
+/// Aim: what an optional place missed while it was down is a gap there, and a plain copy of the objects that it lacks makes
+/// it whole: it restores alone, to the end of the archive.
+#[test]
+fn a_place_that_was_down_is_filled_by_a_plain_copy() {
+    let shop = shop(17).directory("main").directory("offsite").start();
+    shop.cluster.sql("CREATE TABLE t (i int, m text)");
+    let insert = |first: u32| {
+        let last = first + 999;
+        let rows = format!("INSERT INTO t SELECT i, md5(i::text) FROM generate_series({first}, {last}) i");
+        shop.cluster.sql(&rows);
+        shop.cluster.archive_all()
+    };
+    backup(&shop, &[]);
+    insert(1000);
+    let offsite = shop.repository_dir("offsite");
+    let down = Down::new(&offsite);
+    let missed = insert(2000);
+    shop.pgkeep(["backup"]).expect(3);
+    drop(down);
+    insert(3000);
+    let gaps_of_offsite = || {
+        let windows = shop.pgkeep(["--json", "window"]).ok().json();
+        let clusters = windows["clusters"].as_array().unwrap().clone();
+        let mut of_offsite = clusters.iter().filter(|window| window["repository"] == "offsite");
+        of_offsite.next().unwrap()["gaps"].clone()
+    };
+    assert!(gaps_of_offsite().to_string().contains(&missed), "{}", gaps_of_offsite());
+
+    let main = shop.repository_dir("main").join(".");
+    Run::new("/bin/cp")
+        .args(["-a", "--no-clobber"])
+        .arg(main)
+        .arg(&offsite)
+        .run()
+        .ok();
+    assert_eq!(gaps_of_offsite(), serde_json::json!([]));
+    let _down = Down::new(&shop.repository_dir("main"));
+    let mut restored = shop.restore("filled", ["--repository", "offsite"]);
+    restored.start();
+    restored.wait_recovered();
+    assert_eq!(digest(&restored, "t"), digest(&shop.cluster, "t"));
 }
 
 /// Aim: without a required place nothing is restored by guess (7), and the hint names the place that is whole, by an

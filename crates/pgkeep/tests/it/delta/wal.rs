@@ -29,6 +29,18 @@ pub fn thousands(cluster: &Cluster) -> String {
     cluster.sql("SELECT string_agg(DISTINCT (i / 1000)::text, ' ' ORDER BY (i / 1000)::text), count(*) FROM t")
 }
 
+/// A server that has all that the first one wrote, and went on without archiving.
+fn promoted_unarchived(shop: &Shop, name: &str) -> Cluster {
+    let mut heir = shop.cluster.standby(name);
+    heir.set_conf("archive_command", "false");
+    let reached = shop.cluster.lsn();
+    wait::until("the standby to catch up", wait::LIMIT, || {
+        (heir.lsn() >= reached).then_some(())
+    });
+    heir.promote();
+    heir
+}
+
 every_major! {
     /// Aim: what a twin wrote in the place of archived WAL is told, kept, and not used.
     fn a_fork_is_told_and_kept_and_not_used(major: u16) {
@@ -65,11 +77,7 @@ every_major! {
         shop.pgkeep(["backup"]).ok();
         rows(&shop.cluster, 1000);
         shop.cluster.archive_all();
-        let mut heir = shop.cluster.standby("heir");
-        heir.set_conf("archive_command", "false");
-        let reached = shop.cluster.lsn();
-        wait::until("the standby to catch up", wait::LIMIT, || (heir.lsn() >= reached).then_some(()));
-        heir.promote();
+        let mut heir = promoted_unarchived(&shop, "heir");
         rows(&heir, 2000);
         heir.switch_wal();
         rows(&heir, 3000);
@@ -90,11 +98,7 @@ every_major! {
         shop.pgkeep(["backup"]).ok();
         rows(&shop.cluster, 1000);
         shop.cluster.archive_all();
-        let mut clone = shop.cluster.standby("clone");
-        clone.set_conf("archive_command", "false");
-        let reached = shop.cluster.lsn();
-        wait::until("the clone to catch up", wait::LIMIT, || (clone.lsn() >= reached).then_some(()));
-        clone.promote();
+        let mut clone = promoted_unarchived(&shop, "clone");
         rows(&clone, 7000);
         clone.kill9();
         rows(&shop.cluster, 2000);
