@@ -45,7 +45,8 @@ const FLAGS: [&str; 20] = [
     "-master.heartbeatInterval=100ms",
     "-master.telemetry=false",
     "-master.volumeSizeLimitMB=64",
-    "-volume.max=0",
+    // Each bucket takes several; by the size of the disk there would be enough for 50 buckets.
+    "-volume.max=4000",
     "-s3",
     "-s3.autoCreateBucket=false",
     "-s3.cert.file=tls.crt",
