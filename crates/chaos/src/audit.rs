@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use pgkeep_base::{Lsn, TimelineId};
 use pgkeep_testkit::postgres::Recovery;
-use pgkeep_testkit::{Cluster, Ledger, Output, StopMode, Upto, wait};
+use pgkeep_testkit::{Cluster, Output, StopMode, Upto, wait};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
@@ -113,8 +113,11 @@ impl World {
         if promised && !damaged {
             audited.promised += self.check_claims(&newest, durable);
         }
+        self.know_timeline_of(&newest, promised);
         self.earlier(cycle, rng, newest.announced, damaged, audited);
         if let Some(harm) = harm {
+            // What it archives until then goes into that place, too.
+            let _ = newest.cluster.try_sql("SELECT pg_switch_wal()");
             self.restore_from_harmed(harm, audited);
         }
         self.check_deeply(&newest.cluster, cycle);
@@ -123,6 +126,18 @@ impl World {
         }
         self.settle_on(newest, cycle);
         true
+    }
+
+    /// A restored server begins a timeline and may archive it at once: further restores may lead there, and hold what it
+    /// holds. From a place that promised nothing it may have taken the number of one that other places know.
+    fn know_timeline_of(&mut self, restored: &Restored, promised: bool) {
+        let timeline = restored.cluster.timeline();
+        if !promised && self.ledgers.contains_key(&timeline) {
+            return;
+        }
+        let settled = self.ledger(restored.timeline).settle(&restored.cluster);
+        let settled = settled.unwrap_or_else(|wrong| panic!("{wrong}"));
+        self.ledgers.insert(timeline, settled);
     }
 
     /// The place that was harmed, alone, gives what it announces or nothing.
@@ -297,11 +312,8 @@ impl World {
 
     /// The restored cluster is this installation's server from now on.
     fn settle_on(&mut self, restored: Restored, cycle: &Cycle) {
-        let Restored { cluster, timeline, .. } = restored;
-        let settled: Ledger = self
-            .ledger(timeline)
-            .settle(&cluster)
-            .unwrap_or_else(|wrong| panic!("{wrong}"));
+        let cluster = restored.cluster;
+        let settled = self.ledger(cluster.timeline()).clone();
         let (parent, begin) = crate::failover::fork_of(&cluster);
         self.way.fork(parent, cluster.timeline(), begin);
         drop(self.replace_server(cluster));

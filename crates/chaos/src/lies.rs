@@ -13,9 +13,11 @@ use pgkeep_testkit::fixture::reachable;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
+use crate::audit::Audited;
 use crate::cycle::{self, Stage};
-use crate::damage::choose_loss;
+use crate::damage::{Harm, choose_loss};
 use crate::draw::{Action, Cycle, End, Installation, Kind, Layout, Moment};
+use crate::world::World;
 
 /// The first part of each script: `$real` is the program, `turn` counts what was archived.
 const BEGIN: &str = r#"#!/bin/sh
@@ -69,14 +71,20 @@ fn pgkeep() -> PathBuf {
     reachable(program)
 }
 
-/// What the harness says of a pgkeep that lies so; nothing when it is content.
-fn said_of(name: &str, lie: &str) -> Option<String> {
-    let home = Scratch::new();
+/// A pgkeep that does so.
+fn script(home: &Scratch, name: &str, lie: &str) -> PathBuf {
     let script = format!("{BEGIN}{lie}{END}")
         .replace("@real@", &pgkeep().display().to_string())
         .replace("@home@", &home.path().display().to_string());
     let program = home.file(name, script);
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// What the harness says of a pgkeep that lies so; nothing when it is content.
+fn said_of(name: &str, lie: &str) -> Option<String> {
+    let home = Scratch::new();
+    let program = script(&home, name, lie);
     let (cycle, installation) = calm();
     let mut stage = Stage::default();
     let run = || cycle::run(&mut stage, &cycle, &installation, &program);
@@ -171,5 +179,37 @@ fn a_required_place_that_is_gone_is_done_without() {
         audited.refusals.len(),
         1,
         "from the lost place alone nothing comes back: {audited:?}"
+    );
+}
+
+/// No lie either: a restored server archives the timeline that it begins into the place that is looked at after it, alone.
+/// Issue: what led there was called a timeline that nobody wrote on. Method: that restore waits for the first segment.
+#[test]
+fn a_timeline_that_a_restored_server_begins_is_known() {
+    let wait = r#"
+case "$*" in
+  *"--dry-run --into "*/harmed*)
+    place=$(sed -n 's|^url = "file://\(.*\)"|\1|p' "$2")
+    # The name of a file that is not whole yet has a `#` in it.
+    until find "$place/wal" -name '0000000200000*' ! -name '*#*' | grep -q .; do sleep 0.05; done ;;
+esac"#;
+    let home = Scratch::new();
+    let program = script(&home, "waits", wait);
+    let (cycle, installation) = calm();
+    let mut world = World::make(&program, installation, 1);
+    world.load(30);
+    world.destroy(&cycle);
+    let unharmed = Harm {
+        place: "main",
+        another_is_whole: false,
+        what: String::new(),
+    };
+    let mut audited = Audited::default();
+    world.come_back(&cycle, &mut StdRng::seed_from_u64(1), Some(&unharmed), &mut audited);
+    assert!(audited.refusals.is_empty(), "{audited:?}");
+    let next = world.shop.target("harmed").join("pg_wal/00000003.history");
+    assert!(
+        next.exists(),
+        "the last restore did not lead to timeline 2: {audited:?}"
     );
 }
