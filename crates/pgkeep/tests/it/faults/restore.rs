@@ -94,6 +94,10 @@ impl Target {
                 content(&self.path()) == self.reference,
                 "{context}: with pg_control, but not whole"
             );
+            // Without its mark it is finished, whatever was still to be made durable: no restore goes on in it.
+            if !self.path().join(MARK).exists() {
+                self.check_whole(&output);
+            }
         } else if self.path().exists() {
             let log = Cluster::adopt_dir(17, self.path())
                 .try_start()
