@@ -267,7 +267,8 @@ pub async fn conflicts(engine: &Engine, archive: &Archive) -> Result<Vec<WalSegm
     Ok(found)
 }
 
-fn two_histories(segment: WalSegment) -> Error {
+/// What a plan says of a segment that [`is_contested`].
+pub(super) fn two_histories(segment: WalSegment) -> Error {
     Error::corrupt(format!("two different segments were archived as {segment}"))
         .detail("neither is the beginning of the other: two servers archived as one cluster")
         .hint("`pgkeep wal list` shows both; recovery is possible up to the segment before.")

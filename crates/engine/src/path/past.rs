@@ -8,7 +8,7 @@
 
 use pgkeep_base::{Error, Lsn, Result, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
-use pgkeep_repo::wal::{Link, link};
+use pgkeep_repo::wal::{Link, WalFacts, link};
 
 use super::archive::Archive;
 use super::contents::{is_contested, segment_facts};
@@ -52,7 +52,7 @@ pub async fn prove(engine: &Engine, archive: &Archive, history: &TimelineHistory
         let is_contested = before.is_some() && is_contested(engine, archive, segment).await?;
         let border = before.filter(|before| is_contested || before.timeline != segment.timeline);
         if let Some(before) = border
-            && !way.all_follow(before, segment).await?
+            && !way.follows(before, segment, is_contested).await?
         {
             return Err(way.contradicted(stop, &format!("WAL segment {segment} does not follow {before}")));
         }
@@ -90,16 +90,21 @@ impl Way<'_> {
         })
     }
 
-    /// Whether no content of `after` contradicts that it follows `before`.
-    async fn all_follow(&self, before: WalSegment, after: WalSegment) -> Result<bool> {
+    /// Whether nothing contradicts that `after` follows `before`; of several contents, that each of them does.
+    async fn follows(&self, before: WalSegment, after: WalSegment, is_contested: bool) -> Result<bool> {
         let before = segment_facts(self.engine, self.archive, before).await?;
         // What was archived before it was complete says nothing of what came after.
         let Some(before) = before.filter(|before| before.segment.stopped.is_none()) else {
             return Ok(true);
         };
+        let is_broken = |after: &WalFacts| link(&before.segment, &after.segment) == Link::Broken;
+        if !is_contested {
+            let after = segment_facts(self.engine, self.archive, after).await?;
+            return Ok(!after.as_ref().is_some_and(is_broken));
+        }
         for content in self.archive.contents(after.timeline, after.number) {
             let facts = self.archive.facts(self.engine, after, content).await;
-            if facts.is_some_and(|facts| link(&before.segment, &facts.segment) == Link::Broken) {
+            if facts.as_ref().is_some_and(is_broken) {
                 return Ok(false);
             }
         }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
-use pgkeep_pg::wal::{WalkEnd, Walker};
+use pgkeep_pg::wal::{Record, WalkEnd, Walker, read_segment_header};
 use pgkeep_store::Store;
 
 use super::archive::Archive;
-use super::contents::{Chosen, open_segment};
+use super::contents::{Chosen, open_segment, two_histories};
 use super::route::{Choice, choices};
-use super::search::{Search, Stop};
+use super::search::{Position, Search, Stop};
 use crate::engine::Engine;
 use crate::wal::map::SegmentMap;
 
@@ -95,6 +95,13 @@ pub struct Walked {
 }
 
 impl PathEnd {
+    /// Takes note of WAL that comes after an end behind which the route itself has nothing.
+    fn goes_on_with(&mut self, segment: Option<WalSegment>) {
+        if let PathEnd::Missing { later, .. } | PathEnd::Invalid { later, .. } | PathEnd::Left { later, .. } = self {
+            *later = later.or(segment);
+        }
+    }
+
     /// True where nothing of the route is left behind: the archive simply goes no further.
     pub fn is_natural(&self) -> bool {
         match self {
@@ -144,7 +151,8 @@ pub async fn walk(
         .buffered(SEGMENTS_IN_FLIGHT);
     let mut progress = Progressing::new(archive.segment_size, from, search, history.timeline());
     while let Some(opened) = segments.next().await {
-        if let Some(end) = progress.take(opened?, &source)? {
+        if let Some(mut end) = progress.take(opened?, &source)? {
+            end.goes_on_with(source.left_behind(progress.search.last()));
             return Ok(Walked {
                 search: progress.search,
                 end,
@@ -198,20 +206,31 @@ impl Progressing {
             Opened::Bad(segment, error) => return Ok(Some(PathEnd::Bad { segment, error })),
         };
         let until = choice.until.unwrap_or(Lsn(u64::MAX));
-        let (mut left, mut goes_on) = (false, false);
+        let (mut left, mut stranger) = (false, None);
+        // Without a header no record is read from it.
+        let block = read_segment_header(&chosen.bytes).map_or(1, |header| header.block_bytes);
         let search = &mut self.search;
         let end = self.walker.feed(&chosen.bytes, &choice.segment, &mut |record| {
             left = record.end > until;
-            goes_on = true;
-            if left {
+            stranger = (!left && !is_of_way(source.history, record, block)).then_some(record.timeline);
+            if left || stranger.is_some() {
                 ControlFlow::Break(())
             } else {
                 search.visit(record)
             }
         })?;
+        if let Some(timeline) = stranger {
+            let (segment, wanted) = (choice.segment, source.history.timeline());
+            let error = Error::corrupt(format!(
+                "it goes on with timeline {timeline}, where the way to timeline {wanted} does not"
+            ))
+            .detail("another server was promoted to the same number");
+            return Ok(Some(PathEnd::Bad { segment, error }));
+        }
         let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
         // WAL of its own that does not go on where the segment before ended: another server's. That is no end.
-        let is_strange = !goes_on && chosen.is_complete();
+        let valid_to = chosen.facts.as_ref().map(|facts| facts.segment.valid_to.min(until));
+        let is_strange = |at: Lsn| valid_to.is_some_and(|valid_to| valid_to > at);
         if contributes {
             self.map.push(choice.segment, chosen.hash, chosen.holder)?;
             self.notes.extend(chosen.notes);
@@ -229,12 +248,18 @@ impl Progressing {
             WalkEnd::Stopped { at, reason } => Some(PathEnd::Invalid {
                 at,
                 reason,
-                later: (source.later_than(choice.segment.number)).or(is_strange.then_some(choice.segment)),
+                later: (source.later_than(choice.segment.number)).or(is_strange(at).then_some(choice.segment)),
             }),
             _ if choice.until.is_some() => Some(source.left_at(until, choice.segment)),
             _ => None,
         })
     }
+}
+
+/// Whether a record lies on the timeline that the way has there. The page on which a timeline begins keeps its header.
+fn is_of_way(history: &TimelineHistory, record: &Record<'_>, block: u32) -> bool {
+    let of_page = |at: u64| history.timeline_at(Lsn(at - at % u64::from(block)));
+    record.timeline == of_page(record.start.0) || record.timeline == of_page(record.end.0 - 1)
 }
 
 enum Opened {
@@ -264,6 +289,21 @@ impl Source<'_> {
         })
     }
 
+    /// What histories say of WAL behind the last record that was seen: where a descendant leaves the route's timeline, and
+    /// where that begins.
+    fn left_behind(&self, last: Option<Position>) -> Option<WalSegment> {
+        let own = self.history.timeline();
+        let of_way = self
+            .archive
+            .tree
+            .timelines()
+            .filter(|history| history.timeline() != own && history.ancestor(own).as_ref() == Some(self.history));
+        let left = of_way.filter_map(|history| Some((history.switch_point(own)?, history.timeline())));
+        let (at, timeline) = left.chain(self.history.begin_of(own).zip(Some(own))).max()?;
+        let end = last.map_or(Lsn::INVALID, |last| last.end);
+        (at > end).then(|| WalSegment::at(timeline, at, self.archive.segment_size))
+    }
+
     fn left_at(&self, until: Lsn, segment: WalSegment) -> PathEnd {
         let missing = WalSegment {
             timeline: self.history.timeline_at(until),
@@ -283,13 +323,49 @@ impl Source<'_> {
             number,
             size: self.archive.segment_size,
         });
+        let mut best: Option<(Choice, Box<Chosen>)> = None;
         for choice in options {
-            match open_segment(self.engine, &self.stores, self.archive, choice.segment, choice.until).await? {
-                None => {}
-                Some(Ok(chosen)) => return Ok(Opened::Good(choice, Box::new(chosen))),
-                Some(Err(error)) => return Ok(Opened::Bad(choice.segment, error)),
+            // Sorted by how far each may go: no later one goes further.
+            let goes_so_far = |(known, chosen): &(Choice, Box<Chosen>)| reach(known, chosen) >= end_of(&choice);
+            if best.as_ref().is_some_and(goes_so_far) {
+                break;
+            }
+            let opened = open_segment(self.engine, &self.stores, self.archive, choice.segment, choice.until).await?;
+            match (opened, &best) {
+                (None, _) => {}
+                (Some(Err(error)), _) => return Ok(Opened::Bad(choice.segment, error)),
+                (Some(Ok(chosen)), None) => best = Some((choice, Box::new(chosen))),
+                (Some(Ok(chosen)), Some((known, shorter))) => {
+                    let both = reach(known, shorter).min(reach(&choice, &chosen));
+                    if !agree(shorter, &chosen, both.0.saturating_sub(choice.segment.start().0)) {
+                        return Ok(Opened::Bad(known.segment, two_histories(known.segment)));
+                    }
+                    if both < reach(&choice, &chosen) {
+                        best = Some((choice, Box::new(chosen)));
+                    }
+                }
             }
         }
-        Ok(Opened::Missing(first))
+        Ok(match best {
+            Some((choice, chosen)) => Opened::Good(choice, chosen),
+            None => Opened::Missing(first),
+        })
     }
+}
+
+/// Where a choice ends at the latest.
+fn end_of(choice: &Choice) -> Lsn {
+    choice.until.unwrap_or(choice.segment.end())
+}
+
+/// How far a choice goes: a `.partial` file ends before its segment, and a descendant's copy may have more of it.
+fn reach(choice: &Choice, chosen: &Chosen) -> Lsn {
+    match &chosen.facts {
+        Some(facts) if !chosen.is_complete() => facts.segment.valid_to.min(end_of(choice)),
+        _ => end_of(choice),
+    }
+}
+
+fn agree(a: &Chosen, b: &Chosen, bytes: u64) -> bool {
+    a.bytes.get(..bytes as usize) == b.bytes.get(..bytes as usize)
 }

@@ -41,37 +41,48 @@ pub async fn resolve<'a>(
     let oldest = end_of(engine, archive, oldest(archive, backups, &history)).await?;
     let candidates = candidates(archive, backups, &history, request)?;
     let target = &request.target;
-    let mut first_failure: Option<Error> = None;
+    // A way that ends says more than a backup that begins behind the target.
+    let (mut blocked, mut unfit) = (None, None);
     for (index, backup) in candidates.iter().enumerate() {
         let (from, target) = (from(backup)?, target.clone());
         let walked = walk(engine, archive, from, &history, target, request.exclusive).await?;
         let target = &request.target;
-        let lost = walked.search.lost_copy();
-        let failure = match walked.stop() {
-            _ if lost.is_some() => lost.map(|lost| lost_copy(backup, lost)).expect("there is one"),
-            Some(Stop::At(stop)) => {
+        if let Some(lost) = walked.search.lost_copy() {
+            unfit.get_or_insert(lost_copy(backup, lost));
+            continue;
+        }
+        match walked.stop() {
+            Some(Stop::At(stop)) if !is_known_behind(archive, backups, &history, &walked) => {
                 let mut resolved = cut(backup, walked, stop, history);
                 note_past(engine, archive, &mut resolved).await?;
                 return Ok(resolved);
             }
-            Some(Stop::BeforeConsistency) => not_found(target, &walked, oldest.as_ref()),
-            None if is_looked_for(target) && index + 1 < candidates.len() => {
-                not_found(target, &walked, oldest.as_ref())
+            Some(Stop::BeforeConsistency) => {
+                unfit.get_or_insert_with(|| not_found(target, &walked, oldest.as_ref()));
             }
-            None => {
+            None if is_to_be_sought(target, &walked) && index + 1 < candidates.len() => {
+                unfit.get_or_insert_with(|| not_found(target, &walked, oldest.as_ref()));
+            }
+            Some(Stop::At(_)) | None => {
                 let next = end_of(engine, archive, next_backup(archive, backups, &history, &walked)).await?;
-                let failure = past_end(target, &walked, next.as_ref());
+                blocked.get_or_insert_with(|| past_end(target, &walked, next.as_ref()));
                 if !may_lie_before(target, &walked) {
-                    // What was looked for in vain was looked for longest from here.
-                    let first = first_failure.filter(|_| !is_looked_for(target));
-                    return Err(first.unwrap_or(failure));
+                    break;
                 }
-                failure
             }
-        };
-        first_failure.get_or_insert(failure);
+        }
     }
-    Err(first_failure.unwrap_or_else(|| before_first(target, oldest.as_ref())))
+    Err(blocked
+        .or(unfit)
+        .unwrap_or_else(|| before_first(target, oldest.as_ref())))
+}
+
+/// Whether a backup says that there was more behind the end of the archive, where that is what was reached.
+fn is_known_behind(archive: &Archive, backups: &[&Backup], history: &TimelineHistory, walked: &Walked) -> bool {
+    let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
+    let is_behind = |head: &PhysicalHead| leads(archive, head, history) && head.stop_lsn > end;
+    let mut heads = backups.iter().filter_map(|backup| physical(backup).ok());
+    walked.search.stop().is_none() && heads.any(is_behind)
 }
 
 fn lost_copy(backup: &Backup, lost: LostCopy) -> Error {
@@ -117,6 +128,15 @@ fn is_looked_for(target: &RecoveryTarget) -> bool {
 fn may_lie_before(target: &RecoveryTarget, walked: &Walked) -> bool {
     let is_ordered = matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_));
     is_ordered && walked.search.consistent().is_none()
+}
+
+/// Whether a target that is not after this backup is looked for from an older one. A name may stand for several restore
+/// points: where something is missing, the newest of them may be there, and an older one is not what was asked for.
+fn is_to_be_sought(target: &RecoveryTarget, walked: &Walked) -> bool {
+    match target {
+        RecoveryTarget::Name(_) => walked.end.is_natural(),
+        target => is_looked_for(target),
+    }
 }
 
 fn not_found(target: &RecoveryTarget, walked: &Walked, oldest: Option<&BackupEnd>) -> Error {

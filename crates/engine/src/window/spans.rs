@@ -99,7 +99,8 @@ impl<'a> Spans<'a> {
             let forks = archive.tree.children(timeline);
             for (child, fork) in forks.filter(|(_, fork)| from <= *fork && *fork <= to) {
                 // Another server may have been promoted to this number.
-                if child.ancestor(timeline).as_ref() != Some(&span.history) {
+                let is_past = archive.tree.is_past_of(timeline, child);
+                if !is_past || child.ancestor(timeline).as_ref() != Some(&span.history) {
                     continue;
                 }
                 let Some(run) = self.run_from(child, archive.segment_size.number_of(fork)).await? else {

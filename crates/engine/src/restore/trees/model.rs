@@ -199,9 +199,14 @@ impl<'a> Model<'a> {
         }
         // The newest backup leads there without touching what is contested: the others are another server's.
         let alone = given[1..].iter().all(|other| other.backup != first.backup);
-        match alone && self.is_undisputed(first) {
-            true => Verdict::May(first.moment),
-            false => Verdict::Refuse,
+        if alone && self.is_undisputed(first) {
+            return Verdict::May(first.moment);
+        }
+        // What was archived under a timeline's own numbers stands for it, whatever a descendant's copy says.
+        let mut own = given.iter().filter(|given| self.is_archived_as_its_own(given));
+        match (own.next(), own.next()) {
+            (Some(own), None) => Verdict::May(own.moment),
+            _ => Verdict::Refuse,
         }
     }
 
@@ -309,10 +314,30 @@ impl<'a> Model<'a> {
                 // Something is there and nothing of it is good: nobody knows what it holds.
                 let mut here = self.named(branch, number).peekable();
                 let spoiled = here.peek().is_some() && here.all(|content| content.damaged);
-                return (limit, natural && !spoiled);
+                return (limit, natural && !spoiled && !self.is_known_behind(branch, limit));
             }
             number += 1;
         }
+    }
+
+    /// A backup says that there was more.
+    fn is_known_behind(&self, branch: &Branch, limit: Lsn) -> bool {
+        let mut backups = self.world.backups.iter();
+        backups.any(|backup| {
+            let own = &self.world.branches[backup.branch];
+            let is_own = own.timeline == branch.timeline && own.history == branch.history;
+            (is_own || contains(&branch.history, own, backup.stop)) && backup.stop > limit
+        }) || self.is_left_behind(branch, limit)
+    }
+
+    /// A history says that the timeline begins, or was left, behind it.
+    fn is_left_behind(&self, branch: &Branch, limit: Lsn) -> bool {
+        let mut known = self.known.histories.values();
+        begins(&branch.history) > limit
+            || known.any(|history| {
+                let at = history.iter().position(|(ancestor, _)| *ancestor == branch.timeline);
+                at.is_some_and(|at| history[..at] == branch.history[..] && history[at].1 > limit)
+            })
     }
 
     /// Up to where a segment of a branch is there, under names that recovery asks for.
@@ -335,8 +360,8 @@ impl<'a> Model<'a> {
         contents.filter(move |content| content.number == number && names.contains(&content.timeline))
     }
 
-    /// Timelines under which a segment of a branch may lie.
-    fn names(&self, branch: &Branch, number: u64) -> Vec<u32> {
+    /// Timelines of a branch's own history under which a segment of it may lie.
+    fn line(&self, branch: &Branch, number: u64) -> Vec<u32> {
         let size = self.world.size;
         let line = branch.history.iter().map(|(timeline, left)| (*timeline, Some(*left)));
         let mut begin = Lsn(0);
@@ -349,6 +374,13 @@ impl<'a> Model<'a> {
             }
             begin = left.unwrap_or(begin);
         }
+        names
+    }
+
+    /// Timelines under which a segment of a branch may lie.
+    fn names(&self, branch: &Branch, number: u64) -> Vec<u32> {
+        let size = self.world.size;
+        let mut names = self.line(branch, number);
         // The last segment of the wanted timeline may be there only as the beginning of a descendant's first one.
         let own = branch.timeline;
         for (timeline, history) in &self.known.histories {
@@ -407,6 +439,20 @@ impl<'a> Model<'a> {
         let branch = &self.world.branches[given.moment.branch];
         let mut numbers = given.segments.0..=given.segments.1;
         numbers.all(|number| self.named(branch, number).all(|content| self.agrees(branch, content)))
+    }
+
+    /// The same of what bears the numbers of its own history only, all of which is there.
+    fn is_archived_as_its_own(&self, given: &Given) -> bool {
+        let branch = &self.world.branches[given.moment.branch];
+        let mut numbers = given.segments.0..=given.segments.1;
+        numbers.all(|number| {
+            let names = self.line(branch, number);
+            let contents = self.world.archive.iter();
+            let mut own = contents
+                .filter(|content| content.number == number && names.contains(&content.timeline))
+                .peekable();
+            own.peek().is_some() && own.all(|content| self.agrees(branch, content))
+        })
     }
 
     /// Whether all that is archived under an ancestor's number, and said of it, is that ancestor's.
