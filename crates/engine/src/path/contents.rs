@@ -127,7 +127,7 @@ pub async fn is_contested(engine: &Engine, archive: &Archive, segment: WalSegmen
         let facts = archive.facts(engine, segment, content).await;
         let relation = match (&best, &facts) {
             (None, Some(_)) => Relation::LongerTail(Longer::Second),
-            (Some(best), Some(facts)) => compare(best, facts),
+            (Some(best), Some(facts)) => by_length(best, facts),
             (_, None) => Relation::Unknown,
         };
         match beside(relation, is_complete, content.holder) {
@@ -249,6 +249,16 @@ pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegme
         }
     }
     Ok(best)
+}
+
+/// As [`compare`]; of two of which one ends where nobody can tell without an identity, the longer one goes on, as after
+/// every `wal salvage` of a living server.
+fn by_length(a: &WalFacts, b: &WalFacts) -> Relation {
+    match compare(a, b) {
+        Relation::Unknown if a.segment.valid_to < b.segment.valid_to => Relation::LongerTail(Longer::Second),
+        Relation::Unknown => Relation::LongerTail(Longer::First),
+        known => known,
+    }
 }
 
 /// Segments that [`is_contested`].

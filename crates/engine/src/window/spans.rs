@@ -190,7 +190,7 @@ impl<'a> Spans<'a> {
                 first.map(|time| time.max(span.not_before))
             }
         };
-        let (from, to) = if self.goes_on_after(history, last.number) {
+        let (from, to) = if self.goes_on_after(history, span.run) {
             let to = self.last_certain_time(history, span).await?;
             (from.filter(|from| to.is_some_and(|to| *from <= to)), to)
         } else {
@@ -207,14 +207,21 @@ impl<'a> Spans<'a> {
         })
     }
 
-    /// The archive goes on behind a run: its end is a gap or a dispute, and what lies there is unknown.
-    fn goes_on_after(&self, history: &TimelineHistory, number: u64) -> bool {
+    /// The archive goes on behind a run, or a descendant left the timeline there: the run's end is a gap or a dispute, and
+    /// what lies there is unknown.
+    fn goes_on_after(&self, history: &TimelineHistory, run: Run) -> bool {
+        let (own, end) = (history.timeline(), run.until.unwrap_or(run.last.end()));
+        let descendants = self.archive.tree.timelines();
+        let mut descendants = descendants.filter(|other| other.ancestor(own).as_ref() == Some(history));
+        if descendants.any(|other| other.switch_point(own).is_some_and(|left| left > end)) {
+            return true;
+        }
         let ancestors = history.switches().iter().map(|switch| switch.timeline);
         let last = ancestors
-            .chain([history.timeline()])
+            .chain([own])
             .filter_map(|timeline| self.archive.last_number(timeline))
             .max();
-        (number + 1..=last.unwrap_or(0)).any(|number| self.choice(history, number).is_some())
+        (run.last.number + 1..=last.unwrap_or(0)).any(|number| self.choice(history, number).is_some())
     }
 
     /// The earliest time in the segment with which a timeline begins.
