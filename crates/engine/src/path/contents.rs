@@ -239,11 +239,7 @@ pub async fn segment_facts(engine: &Engine, archive: &Archive, segment: WalSegme
         let Some(facts) = header.ok().and_then(|header| header.facts) else {
             continue;
         };
-        let goes_on = |best: &WalFacts| match compare(best, &facts) {
-            Relation::LongerTail(Longer::Second) => true,
-            Relation::Unknown => best.segment.valid_to < facts.segment.valid_to,
-            _ => false,
-        };
+        let goes_on = |best: &WalFacts| by_length(best, &facts) == Relation::LongerTail(Longer::Second);
         if best.as_ref().is_none_or(goes_on) {
             best = Some(facts);
         }

@@ -26,15 +26,12 @@ pub struct Choice {
 pub fn choices(tree: &Tree, history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec<Choice> {
     let mut found = own_choices(history, number, size);
     // Of a number that two servers took, the archive may have the other one's WAL.
-    found.retain(|choice| is_of_way(tree, history, choice.segment.timeline));
+    let is_own = |timeline| timeline == history.timeline() || tree.is_past_of(timeline, history);
+    found.retain(|choice| is_own(choice.segment.timeline));
     found.extend(descendant_choices(tree, history, number, size));
     // A descendant's first segment may go on where that of an ancestor ends.
     found.sort_by_key(|choice| Reverse(choice.until.unwrap_or(Lsn(u64::MAX))));
     found
-}
-
-fn is_of_way(tree: &Tree, history: &TimelineHistory, timeline: TimelineId) -> bool {
-    timeline == history.timeline() || tree.is_past_of(timeline, history)
 }
 
 /// Under the timeline itself and its ancestors, newest first.

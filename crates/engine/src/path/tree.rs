@@ -86,9 +86,8 @@ impl Tree {
     /// Whether an ancestor of a timeline is known as what the timeline's own history says of it. If not, another server was
     /// promoted to its number, and what was archived under it is that one's, or both's.
     pub fn is_past_of(&self, ancestor: TimelineId, history: &TimelineHistory) -> bool {
-        self.histories
-            .get(&ancestor)
-            .is_some_and(|known| history.ancestor(ancestor).as_ref() == Some(known) || known == history)
+        let known = self.histories.get(&ancestor);
+        known.is_some() && known == history.ancestor(ancestor).as_ref()
     }
 
     /// True if there are segments, heads or histories of it, or a history names it.

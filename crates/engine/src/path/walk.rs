@@ -152,7 +152,7 @@ pub async fn walk(
     let mut progress = Progressing::new(archive.segment_size, from, search, history.timeline());
     while let Some(opened) = segments.next().await {
         if let Some(mut end) = progress.take(opened?, &source)? {
-            end.goes_on_with(source.left_behind(progress.search.last()));
+            end.goes_on_with(source.known_behind(progress.search.last()));
             return Ok(Walked {
                 search: progress.search,
                 end,
@@ -291,7 +291,7 @@ impl Source<'_> {
 
     /// What histories say of WAL behind the last record that was seen: where a descendant leaves the route's timeline, and
     /// where that begins.
-    fn left_behind(&self, last: Option<Position>) -> Option<WalSegment> {
+    fn known_behind(&self, last: Option<Position>) -> Option<WalSegment> {
         let own = self.history.timeline();
         let of_way = self
             .archive

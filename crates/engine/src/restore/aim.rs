@@ -57,7 +57,9 @@ async fn is_same_wal(engine: &Engine, archive: &Archive, one: &Resolved<'_>, oth
         for segment in same.map(|same| same.segment).into_iter().chain([planned.segment]) {
             let until = Some(one.stop.end);
             if let Some(Ok(chosen)) = open_segment(engine, &stores, archive, segment, until).await? {
-                beginnings.push(chosen.bytes[..length.min(chosen.bytes.len())].to_vec());
+                let mut bytes = chosen.bytes;
+                bytes.truncate(length);
+                beginnings.push(bytes);
             }
         }
         if !matches!(&beginnings[..], [one, other] if one == other) {

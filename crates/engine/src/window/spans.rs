@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use pgkeep_base::facts::BackupEndFact;
 use pgkeep_base::{Lsn, Result, SegmentFacts, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
+use pgkeep_repo::head::PhysicalHead;
 use pgkeep_repo::lineage::Lineage;
 
 use super::{Range, TIME_SEARCH_SEGMENTS};
@@ -64,29 +65,34 @@ impl<'a> Spans<'a> {
         let Some(history) = history_of(head).or_else(of_tree) else {
             return Ok(());
         };
+        let run = self.run_from(&history, *needed.start()).await?;
+        let Some(run) = run.filter(|run| run.last.number >= *needed.end()) else {
+            return Ok(());
+        };
+        if !self.may_end_here(head).await? {
+            return Ok(());
+        }
+        let span = Span {
+            history,
+            from: head.stop_lsn,
+            from_time: Some(backup.head().finished_at),
+            not_before: backup.head().finished_at,
+            run,
+        };
+        self.add(span.clone());
+        self.follow(span).await
+    }
+
+    /// Whether the segment with a backup's end says so; where it says something else, it is another server's.
+    async fn may_end_here(&self, head: &PhysicalHead) -> Result<bool> {
         let last = WalSegment {
             timeline: head.timeline,
-            number: *needed.end(),
+            number: *head.needed_wal().end(),
             size: head.segment_bytes,
         };
-        let end = |end: &BackupEndFact| (end.start_lsn, end.end) == (head.start_lsn, head.stop_lsn);
+        let is_end = |end: &BackupEndFact| (end.start_lsn, end.end) == (head.start_lsn, head.stop_lsn);
         let facts = self.facts(last).await?;
-        // Where it is not, the segment is another server's.
-        let ends_here = facts.is_none_or(|facts| facts.backup_ends.iter().any(end));
-        let run = self.run_from(&history, *needed.start()).await?;
-        let run = run.filter(|run| run.last.number >= *needed.end());
-        if let Some(run) = run.filter(|_| ends_here) {
-            let span = Span {
-                history,
-                from: head.stop_lsn,
-                from_time: Some(backup.head().finished_at),
-                not_before: backup.head().finished_at,
-                run,
-            };
-            self.add(span.clone());
-            self.follow(span).await?;
-        }
-        Ok(())
+        Ok(facts.is_none_or(|facts| facts.backup_ends.iter().any(is_end)))
     }
 
     /// Adds what can be reached on timelines forked within a span.
@@ -174,15 +180,16 @@ impl<'a> Spans<'a> {
     pub async fn ranges(&self, lineage: &Lineage) -> Result<Vec<Range>> {
         let mut found = Vec::new();
         for span in self.spans.values().flatten() {
-            let range = self.range(lineage, &span.history, span).await?;
+            let range = self.range(lineage, span).await?;
             // Where only the ancestor's last segment is there, nothing of the timeline itself is.
             found.extend(Some(range).filter(|range| range.from_lsn < range.to_lsn));
         }
         Ok(found)
     }
 
-    async fn range(&self, lineage: &Lineage, history: &TimelineHistory, span: &Span) -> Result<Range> {
+    async fn range(&self, lineage: &Lineage, span: &Span) -> Result<Range> {
         let Run { last, until } = span.run;
+        let history = &span.history;
         let from = match span.from_time {
             Some(time) => Some(time),
             None => {
@@ -191,10 +198,10 @@ impl<'a> Spans<'a> {
             }
         };
         let (from, to) = if self.goes_on_after(history, span.run) {
-            let to = self.last_certain_time(history, span).await?;
+            let to = self.last_certain_time(span).await?;
             (from.filter(|from| to.is_some_and(|to| *from <= to)), to)
         } else {
-            (from, self.last_time(history, span).await?.max(from))
+            (from, self.last_time(span).await?.max(from))
         };
         let end = self.facts(last).await?.and_then(|facts| facts.last_record_end);
         Ok(Range {
@@ -232,28 +239,25 @@ impl<'a> Spans<'a> {
     }
 
     /// The latest time that a record of the last segments bears.
-    async fn last_time(&self, history: &TimelineHistory, span: &Span) -> Result<Option<Timestamp>> {
-        self.last_fact(history, span, |facts| facts.last_known_time).await
+    async fn last_time(&self, span: &Span) -> Result<Option<Timestamp>> {
+        self.last_fact(span, |facts| facts.last_known_time).await
     }
 
     /// The latest time that can be asked for where nobody knows what comes after: just before the last commit or abort.
-    async fn last_certain_time(&self, history: &TimelineHistory, span: &Span) -> Result<Option<Timestamp>> {
-        let latest = self.last_fact(history, span, |facts| facts.max_time).await?;
+    async fn last_certain_time(&self, span: &Span) -> Result<Option<Timestamp>> {
+        let latest = self.last_fact(span, |facts| facts.max_time).await?;
         Ok(latest.and_then(|latest| latest.checked_sub(SignedDuration::from_micros(1)).ok()))
     }
 
     /// The last of a fact that a segment of the span bears. Where another timeline shares the last of them, nobody can
     /// tell without an identity whose it is: then the one before it counts.
-    async fn last_fact<T>(
-        &self,
-        history: &TimelineHistory,
-        span: &Span,
-        of: impl Fn(&SegmentFacts) -> Option<T>,
-    ) -> Result<Option<T>> {
+    async fn last_fact<T>(&self, span: &Span, of: impl Fn(&SegmentFacts) -> Option<T>) -> Result<Option<T>> {
         let (size, last) = (self.archive.segment_size, span.run.last.number);
         let first = size.number_of(span.from).max(last.saturating_sub(TIME_SEARCH_SEGMENTS));
         for number in (first..=last).rev() {
-            let choice = self.choice(history, number).filter(|choice| choice.until.is_none());
+            let choice = self
+                .choice(&span.history, number)
+                .filter(|choice| choice.until.is_none());
             let Some(choice) = choice else { continue };
             let facts = self.facts(choice.segment).await?;
             if let Some(found) = facts.as_ref().and_then(&of) {

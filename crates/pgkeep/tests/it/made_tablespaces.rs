@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pgkeep_testkit::fixture::Shop;
-use pgkeep_testkit::{Cluster, Output, Signal, every_major, wait};
+use pgkeep_testkit::{Cluster, Signal, every_major, wait};
 
 use crate::life::offered;
 use crate::shop;
@@ -20,20 +20,6 @@ fn with_a_late_tablespace(major: u16) -> (Shop, PathBuf) {
         .sql("CREATE TABLE far TABLESPACE late AS SELECT 2 AS i; INSERT INTO t VALUES (3)");
     shop.cluster.archive_all();
     (shop, place)
-}
-
-/// Restores where that must be refused, before anything is touched.
-#[track_caller]
-fn refuse(shop: &Shop, options: &[&str]) -> Output {
-    let target = shop.target("refused");
-    let refused = shop
-        .run(["restore", "--into"])
-        .arg(&target)
-        .args(options)
-        .run()
-        .expect(4);
-    assert!(!target.exists(), "{refused}");
-    refused
 }
 
 /// Restores to the end of the archive, or wherever the options say, and opens the copy.
@@ -57,7 +43,7 @@ every_major! {
     /// and the source never notices.
     fn a_living_source_keeps_its_new_tablespace(major: u16) {
         let (shop, place) = with_a_late_tablespace(major);
-        let refused = refuse(&shop, &[]);
+        let refused = shop.refused_restore(&[]);
         for words in [&place.display().to_string() as &str, "is not empty", "--exclusive"] {
             assert!(refused.stderr.contains(words), "{refused}");
         }
@@ -67,7 +53,7 @@ every_major! {
         assert_eq!(copy.sql("SELECT count(*) FROM pg_tablespace WHERE spcname = 'late'"), "0");
 
         let moved = format!("{}={}", place.display(), shop.home().join("elsewhere").display());
-        let refused = refuse(&shop, &["--tablespace", &moved]);
+        let refused = shop.refused_restore(&["--tablespace", &moved]);
         assert!(refused.stderr.contains("can't be moved"), "{refused}");
         shop.cluster.sql("INSERT INTO far VALUES (4)");
         assert_eq!(shop.cluster.sql("SELECT sum(i) FROM far"), "6");
@@ -105,7 +91,7 @@ fn a_tablespace_that_was_made_while_the_backup_ran() {
     shop.cluster.archive_all();
     shop.cluster.kill9();
     let moved = format!("{}={}", place.display(), shop.home().join("elsewhere").display());
-    let refused = refuse(&shop, &["--tablespace", &moved]);
+    let refused = shop.refused_restore(&["--tablespace", &moved]);
     assert!(refused.stderr.contains("can't be moved"), "{refused}");
     fs::rename(&place, place.with_file_name("lost")).unwrap();
     let copy = opened(&shop, "copy", &[]);

@@ -43,19 +43,6 @@ fn restored(shop: &Shop, name: &str, options: &[&str]) -> String {
     rows(&copy)
 }
 
-#[track_caller]
-fn refuse(shop: &Shop, options: &[&str]) -> String {
-    let target = shop.target("refused");
-    let refused = shop
-        .run(["restore", "--into"])
-        .arg(&target)
-        .args(options)
-        .run()
-        .expect(4);
-    assert!(!target.exists(), "{refused}");
-    refused.stderr
-}
-
 /// A primary that is gone, and two heirs of it, promoted to timeline 2 at different moments. Row 1 is in the backup, 2 on
 /// both, 3 and 1001 only on the first, 2001 only on the second.
 fn heirs(major: u16) -> (Shop, Cluster, Cluster) {
@@ -87,7 +74,7 @@ every_major! {
     fn of_two_histories_a_backup_decides(major: u16) {
         let (shop, first, mut second) = heirs(major);
         for options in [&[][..], &["--timeline", "2"]] {
-            let refused = refuse(&shop, options);
+            let refused = shop.refused_restore(options).stderr;
             assert!(refused.contains("two servers were promoted to timeline 2"), "{refused}");
         }
         // It can be looked at; PostgreSQL would not find a number that is free for certain.
