@@ -145,7 +145,7 @@ async fn add_lineage(
     let Some(first) = backups.first() else { return Ok(()) };
     let size = first.head().physical()?.segment_bytes;
     let archive = Archive::load(engine, lineage, size, 0, head_timelines(&backups)).await?;
-    let mut spans = Spans::new(engine, &archive);
+    let mut spans = Spans::new(engine, &archive, &backups);
     for backup in &backups {
         spans.add_backup(backup).await?;
     }

@@ -2,12 +2,15 @@
 //!
 //! Invariant: a path is resolved by walking the WAL itself (docs/adr/0002): every record from a backup's start to the
 //! stop is read and checked before anything is restored, so that the stop is the start of a record that exists.
-//! `archive` is what is there, `contents` chooses between several contents of one segment, `tree` and `route` are which
-//! timeline leads where, `walk` and `search` find the stop, `past` looks from there to the timeline that was asked for.
+//! `archive` is what is there, `contents` chooses between several contents of one segment, `tree`, `heads` and `route`
+//! are which timeline leads where, `walk` and `search` find the stop, `beginnings` sees whose records they are, `past`
+//! looks from the stop to the timeline that was asked for.
 
 pub mod archive;
+pub mod beginnings;
 pub mod contents;
 pub mod copies;
+pub mod heads;
 pub mod past;
 pub mod route;
 pub mod search;

@@ -6,12 +6,15 @@
 //!
 //! Invariant: a stop on an ancestor is refused where the archive contradicts that the wanted timeline went on from it.
 
+use std::ops::ControlFlow;
+
 use pgkeep_base::{Error, Lsn, Result, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
+use pgkeep_pg::wal::Walker;
 use pgkeep_repo::wal::{Link, WalFacts, link};
 
 use super::archive::Archive;
-use super::contents::{is_contested, segment_facts};
+use super::contents::{is_contested, open_segment, segment_facts};
 use super::route::{Choice, choices};
 use crate::engine::Engine;
 
@@ -26,7 +29,8 @@ pub enum Past {
 
 /// Looks from a stop to the beginning of the timeline of `history`.
 ///
-/// Costs a look at each listed segment between them, and two requests for each border.
+/// Costs a look at each listed segment between them, two requests for each border, and the segment in which the way ends
+/// if the next one is not there.
 ///
 /// # Errors
 /// `Refused` where segments between them don't follow each other, or are of two histories.
@@ -45,8 +49,12 @@ pub async fn prove(engine: &Engine, archive: &Archive, history: &TimelineHistory
             None => return Ok(way.unproven(number, None)),
         };
         // The way goes on in the newer timeline's copy of this segment, which is not there.
-        if until.is_some() {
-            return Ok(way.unproven(number, until));
+        if let Some(left) = until {
+            if way.may_be_left_at(segment, left).await? {
+                return Ok(way.unproven(number, until));
+            }
+            let why = format!("no record of WAL segment {segment} ends at {left}, where it was left");
+            return Err(way.contradicted(stop, &why));
         }
         // What lies before the stop was walked.
         let is_contested = before.is_some() && is_contested(engine, archive, segment).await?;
@@ -88,6 +96,23 @@ impl Way<'_> {
             number,
             size,
         })
+    }
+
+    /// Whether nothing contradicts that a timeline went on from this position of a segment: it is the end of a record.
+    async fn may_be_left_at(&self, segment: WalSegment, left: Lsn) -> Result<bool> {
+        let Way { engine, archive, .. } = self;
+        let opened = open_segment(engine, &engine.stores(), archive, segment, Some(left)).await?;
+        let Some(Ok(chosen)) = opened else { return Ok(true) };
+        let mut crossed = false;
+        Walker::new(None).feed(&chosen.bytes, &segment, &mut |record| {
+            crossed = record.start < left && left < record.end;
+            if record.end < left {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        Ok(!crossed)
     }
 
     /// Whether nothing contradicts that `after` follows `before`; of several contents, that each of them does.

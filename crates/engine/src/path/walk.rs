@@ -9,10 +9,11 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
-use pgkeep_pg::wal::{Record, WalkEnd, Walker, read_segment_header};
+use pgkeep_pg::wal::{WalkEnd, Walker, read_segment_header};
 use pgkeep_store::Store;
 
 use super::archive::Archive;
+use super::beginnings::Beginnings;
 use super::contents::{Chosen, open_segment, two_histories};
 use super::route::{Choice, choices};
 use super::search::{Position, Search, Stop};
@@ -149,7 +150,7 @@ pub async fn walk(
     let mut segments = stream::iter(first..=last.max(first) + 1)
         .map(|number| source.open(number))
         .buffered(SEGMENTS_IN_FLIGHT);
-    let mut progress = Progressing::new(archive.segment_size, from, search, history.timeline());
+    let mut progress = Progressing::new(archive.segment_size, from, search, history);
     while let Some(opened) = segments.next().await {
         if let Some(mut end) = progress.take(opened?, &source)? {
             end.goes_on_with(source.known_behind(progress.search.last()));
@@ -174,21 +175,23 @@ fn last_number(archive: &Archive, history: &TimelineHistory) -> Option<u64> {
         .max()
 }
 
-struct Progressing {
+struct Progressing<'a> {
     walker: Walker,
+    beginnings: Beginnings<'a>,
     search: Search,
     map: SegmentMap,
     aim: TimelineId,
     notes: Vec<String>,
 }
 
-impl Progressing {
-    fn new(size: SegmentSize, from: From, search: Search, aim: TimelineId) -> Progressing {
+impl<'a> Progressing<'a> {
+    fn new(size: SegmentSize, from: From, search: Search, history: &'a TimelineHistory) -> Progressing<'a> {
         Progressing {
             walker: Walker::new(Some(from.start_lsn)),
+            beginnings: Beginnings::new(history, from.major),
             search,
             map: SegmentMap::new(size),
-            aim,
+            aim: history.timeline(),
             notes: Vec::new(),
         }
     }
@@ -209,22 +212,20 @@ impl Progressing {
         let (mut left, mut stranger) = (false, None);
         // Without a header no record is read from it.
         let block = read_segment_header(&chosen.bytes).map_or(1, |header| header.block_bytes);
-        let search = &mut self.search;
+        let (search, beginnings) = (&mut self.search, &mut self.beginnings);
         let end = self.walker.feed(&chosen.bytes, &choice.segment, &mut |record| {
             left = record.end > until;
-            stranger = (!left && !is_of_way(source.history, record, block)).then_some(record.timeline);
+            stranger = (!left).then(|| beginnings.take(record, block).err()).flatten();
             if left || stranger.is_some() {
                 ControlFlow::Break(())
             } else {
                 search.visit(record)
             }
         })?;
-        if let Some(timeline) = stranger {
+        if let Some(why) = stranger {
             let (segment, wanted) = (choice.segment, source.history.timeline());
-            let error = Error::corrupt(format!(
-                "it goes on with timeline {timeline}, where the way to timeline {wanted} does not"
-            ))
-            .detail("another server was promoted to the same number");
+            let error = Error::corrupt(format!("{why}, where the way to timeline {wanted} says otherwise"))
+                .detail("another server was promoted to the same number");
             return Ok(Some(PathEnd::Bad { segment, error }));
         }
         let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
@@ -254,12 +255,6 @@ impl Progressing {
             _ => None,
         })
     }
-}
-
-/// Whether a record lies on the timeline that the way has there. The page on which a timeline begins keeps its header.
-fn is_of_way(history: &TimelineHistory, record: &Record<'_>, block: u32) -> bool {
-    let of_page = |at: u64| history.timeline_at(Lsn(at - at % u64::from(block)));
-    record.timeline == of_page(record.start.0) || record.timeline == of_page(record.end.0 - 1)
 }
 
 enum Opened {

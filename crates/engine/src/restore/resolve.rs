@@ -9,8 +9,9 @@ use pgkeep_repo::head::PhysicalHead;
 
 use super::request::RestoreRequest;
 use super::unreachable::{BackupEnd, before_first, past_end};
-use crate::catalogue::{Backup, history_of};
+use crate::catalogue::Backup;
 use crate::engine::Engine;
+use crate::path::heads::{history_meant, leads};
 use crate::path::past::{Past, prove};
 use crate::path::{Archive, From, LostCopy, Position, Stop, Walked, walk};
 
@@ -80,7 +81,7 @@ pub async fn resolve<'a>(
 /// Whether a backup says that there was more behind the end of the archive, where that is what was reached.
 fn is_known_behind(archive: &Archive, backups: &[&Backup], history: &TimelineHistory, walked: &Walked) -> bool {
     let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
-    let is_behind = |head: &PhysicalHead| leads(archive, head, history) && head.stop_lsn > end;
+    let is_behind = |head: &PhysicalHead| leads(&archive.tree, head, history) && head.stop_lsn > end;
     let mut heads = backups.iter().filter_map(|backup| physical(backup).ok());
     walked.search.stop().is_none() && heads.any(is_behind)
 }
@@ -156,43 +157,17 @@ fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreReque
             physical(backup.ok_or_else(|| before_first(&request.target, None))?)?.timeline
         }
     };
-    let of_tree = archive.tree.history(wanted).cloned();
-    of_tree
-        .or_else(|| of_newest_backup(archive, backups, request, wanted))
-        .ok_or_else(|| {
-            refusal(archive, wanted, format!("timeline {wanted} can't be reached"))
-                .detail(archive.why_unexplained(wanted))
-                .hint("`pgkeep wal list` shows the timelines that there are.")
-        })
-}
-
-/// Of the histories of a number that two servers took, the newest backup's.
-fn of_newest_backup(
-    archive: &Archive,
-    backups: &[&Backup],
-    request: &RestoreRequest,
-    timeline: TimelineId,
-) -> Option<TimelineHistory> {
-    let heads = backups.iter().filter(|backup| is_asked_for(backup, request));
-    let heads = heads.filter_map(|backup| physical(backup).ok());
-    let newest = heads
-        .filter(|head| head.timeline == timeline && archive.tree.is_begun_twice(timeline))
-        .max_by_key(|head| head.stop_lsn);
-    newest.and_then(history_of)
+    let asked_for = backups.iter().filter(|backup| is_asked_for(backup, request));
+    let heads = asked_for.filter_map(|backup| physical(backup).ok());
+    history_meant(&archive.tree, heads, wanted).ok_or_else(|| {
+        refusal(archive, wanted, format!("timeline {wanted} can't be reached"))
+            .detail(archive.why_unexplained(wanted))
+            .hint("`pgkeep wal list` shows the timelines that there are.")
+    })
 }
 
 fn is_asked_for(backup: &Backup, request: &RestoreRequest) -> bool {
     request.backup.as_ref().is_none_or(|id| *id == backup.head().id)
-}
-
-/// Whether recovery can go on from a backup to a timeline: its history says so, and says of the backup's timeline what
-/// that itself says. Two servers may have been promoted to one number.
-fn leads(archive: &Archive, head: &PhysicalHead, history: &TimelineHistory) -> bool {
-    let same_past = match history_of(head) {
-        Some(own) => history.ancestor(head.timeline) == Some(own),
-        None => archive.tree.is_past_of(head.timeline, history),
-    };
-    same_past && history.contains(head.timeline, head.stop_lsn)
 }
 
 /// Where a place did not answer, trying again may help; what is lost, bad or closed to us is refused.
@@ -209,7 +184,10 @@ fn newest_reachable(archive: &Archive, backups: &[&Backup], request: &RestoreReq
     let mut newest = None;
     for backup in backups.iter().filter(|backup| is_asked_for(backup, request)) {
         let head = physical(backup)?;
-        let mut reached = archive.tree.timelines().filter(|history| leads(archive, head, history));
+        let mut reached = archive
+            .tree
+            .timelines()
+            .filter(|history| leads(&archive.tree, head, history));
         let reached = reached.next_back().map(TimelineHistory::timeline);
         newest = newest.max(reached.or(Some(head.timeline)));
     }
@@ -238,7 +216,7 @@ fn candidates<'a>(
     let mut found = Vec::new();
     for backup in backups.iter().copied() {
         let head = physical(backup)?;
-        if is_asked_for(backup, request) && leads(archive, head, history) && may_precede(backup, head, request) {
+        if is_asked_for(backup, request) && leads(&archive.tree, head, history) && may_precede(backup, head, request) {
             found.push((head.stop_lsn, backup));
         }
     }
@@ -257,7 +235,7 @@ fn may_precede(backup: &Backup, head: &PhysicalHead, request: &RestoreRequest) -
 }
 
 fn oldest<'a>(archive: &Archive, backups: &[&'a Backup], history: &TimelineHistory) -> Option<&'a Backup> {
-    let leads = |head: &PhysicalHead| leads(archive, head, history);
+    let leads = |head: &PhysicalHead| leads(&archive.tree, head, history);
     let stop = |backup: &&Backup| physical(backup).map_or(Lsn::INVALID, |head| head.stop_lsn);
     backups
         .iter()
@@ -274,10 +252,9 @@ fn next_backup<'a>(
     walked: &Walked,
 ) -> Option<&'a Backup> {
     let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
-    let behind = backups
-        .iter()
-        .copied()
-        .filter(|backup| physical(backup).is_ok_and(|head| leads(archive, head, history) && head.start_lsn >= end));
+    let behind = backups.iter().copied().filter(|backup| {
+        physical(backup).is_ok_and(|head| leads(&archive.tree, head, history) && head.start_lsn >= end)
+    });
     behind.min_by_key(|backup| physical(backup).map_or(Lsn(u64::MAX), |head| head.stop_lsn))
 }
 

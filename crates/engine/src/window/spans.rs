@@ -18,6 +18,7 @@ use crate::catalogue::{Backup, history_of};
 use crate::engine::Engine;
 use crate::path::Archive;
 use crate::path::contents::{is_contested, segment_facts};
+use crate::path::heads::{history_meant, leads};
 use crate::path::route::{Choice, choices};
 use crate::wal::map::Holder;
 
@@ -45,14 +46,19 @@ struct Run {
 pub(super) struct Spans<'a> {
     engine: &'a Engine,
     archive: &'a Archive,
+    heads: Vec<&'a PhysicalHead>,
     spans: BTreeMap<TimelineId, Vec<Span>>,
 }
 
 impl<'a> Spans<'a> {
-    pub fn new(engine: &'a Engine, archive: &'a Archive) -> Spans<'a> {
+    pub fn new(engine: &'a Engine, archive: &'a Archive, backups: &[&'a Backup]) -> Spans<'a> {
         Spans {
             engine,
             archive,
+            heads: backups
+                .iter()
+                .filter_map(|backup| backup.head().physical().ok())
+                .collect(),
             spans: BTreeMap::new(),
         }
     }
@@ -79,7 +85,11 @@ impl<'a> Spans<'a> {
             not_before: backup.head().finished_at,
             run,
         };
-        self.add(span.clone());
+        // Without a backup named, the timeline of this number is another one.
+        let meant = history_meant(&self.archive.tree, self.heads.iter().copied(), head.timeline);
+        if meant.as_ref() == Some(&span.history) {
+            self.add(span.clone());
+        }
         self.follow(span).await
     }
 
@@ -214,13 +224,15 @@ impl<'a> Spans<'a> {
         })
     }
 
-    /// The archive goes on behind a run, or a descendant left the timeline there: the run's end is a gap or a dispute, and
-    /// what lies there is unknown.
+    /// The archive goes on behind a run, or a descendant left the timeline there, or a backup ended there: the run's end is a
+    /// gap or a dispute, and what lies there is unknown.
     fn goes_on_after(&self, history: &TimelineHistory, run: Run) -> bool {
         let (own, end) = (history.timeline(), run.until.unwrap_or(run.last.end()));
         let descendants = self.archive.tree.timelines();
         let mut descendants = descendants.filter(|other| other.ancestor(own).as_ref() == Some(history));
-        if descendants.any(|other| other.switch_point(own).is_some_and(|left| left > end)) {
+        let is_left = |other: &TimelineHistory| other.switch_point(own).is_some_and(|left| left > end);
+        let is_known = |head: &&PhysicalHead| leads(&self.archive.tree, head, history) && head.stop_lsn > end;
+        if descendants.any(is_left) || self.heads.iter().any(is_known) {
             return true;
         }
         let ancestors = history.switches().iter().map(|switch| switch.timeline);

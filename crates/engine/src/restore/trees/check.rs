@@ -319,7 +319,7 @@ impl Repository {
                 match self.plan(&asked) {
                     Ok(_) => tally.promised += 1,
                     // From listings and headers nobody sees that a body is bad, or not the next one's beginning.
-                    Err(error) if is_unseen(&error) => {}
+                    Err(error) if is_unseen(world, &error) => {}
                     Err(error) => tally.faults.push(format!(
                         "seed {}: window promises {target:?} of {range:?}: {error}: {}",
                         world.seed,
@@ -335,9 +335,28 @@ fn is_too_much(error: &pgkeep_base::Error) -> bool {
     error.to_string().contains("more than")
 }
 
-fn is_unseen(error: &pgkeep_base::Error) -> bool {
+fn is_unseen(world: &World, error: &pgkeep_base::Error) -> bool {
     let detail = error.detail_text().unwrap_or_default();
-    detail.contains("is damaged") || detail.contains("valid WAL ends at")
+    let unseen = [
+        "is damaged",
+        "valid WAL ends at",
+        "another server was promoted to the same number",
+    ];
+    unseen.iter().any(|words| detail.contains(words)) || is_fork_of_early(world, &detail)
+}
+
+/// Facts of what was archived before it was complete can't tell where in its last part it forks from another content.
+fn is_fork_of_early(world: &World, detail: &str) -> bool {
+    let of_segment = |content: &&Content| {
+        let segment = WalSegment {
+            timeline: timeline(content.timeline),
+            number: content.number,
+            size: world.size,
+        };
+        detail.contains(&format!("two different segments were archived as {segment}:"))
+    };
+    let mut contents = world.archive.iter().filter(of_segment);
+    contents.any(|content| content.kind != Kind::Whole)
 }
 
 fn timeline(number: u32) -> TimelineId {

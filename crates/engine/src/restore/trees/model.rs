@@ -163,6 +163,8 @@ struct Given {
     /// First and last segment that decide it.
     segments: (u64, u64),
     backup: usize,
+    /// Nothing newer of that name can have been lost.
+    is_newest: bool,
 }
 
 impl<'a> Model<'a> {
@@ -262,9 +264,22 @@ impl<'a> Model<'a> {
             .filter(|(_, backup)| may_precede(backup, &request.target))
             .collect();
         backups.sort_by_key(|(_, backup)| std::cmp::Reverse(backup.stop));
-        backups
-            .into_iter()
-            .find_map(|(number, backup)| self.from(index, (number, backup), request))
+        let mut is_newest = true;
+        for (number, backup) in backups {
+            if let Some(given) = self.from(index, (number, backup), request) {
+                return Some(Given { is_newest, ..given });
+            }
+            // A newer restore point of that name may be in what is lost, or in dispute.
+            is_newest =
+                is_newest && (!matches!(request.target, Target::Name(_)) || self.is_known(branch, backup.start));
+        }
+        None
+    }
+
+    /// Whether all that a branch wrote from a position on is archived without doubt.
+    fn is_known(&self, branch: &Branch, from: Lsn) -> bool {
+        let (reach, natural) = self.reach(branch, from);
+        natural && self.is_archived_alone(branch, (branch.segment_of(from), branch.segment_of(reach)))
     }
 
     /// A backup bears a timeline; what other servers archived under that number must not have been taken for it.
@@ -300,6 +315,7 @@ impl<'a> Model<'a> {
                 branch.segment_of(decided.map_or(reach, |_| Lsn(decided_at.end.0 - 1))),
             ),
             backup: number,
+            is_newest: true,
         })
     }
 
@@ -419,26 +435,27 @@ impl<'a> Model<'a> {
     /// True where nothing that is archived speaks against it or is in the way: then it must be reached.
     fn is_plain(&self, given: &Given, request: &Request) -> bool {
         let branch = &self.world.branches[given.moment.branch];
-        let (first, last) = given.segments;
         let no_number_twice = branch
             .history
             .iter()
             .all(|(timeline, _)| self.is_one(*timeline, branch));
-        let plain = |number: u64| self.named(branch, number).all(|content| self.agrees(branch, content));
-        let plain = (first..=last).all(plain);
+        let plain = self.is_archived_alone(branch, given.segments);
         // A backup of another branch on the same way would be tried first.
         let own_backups = self.backups(request).all(|(_, backup)| {
             let other = &self.world.branches[backup.branch];
             backup.stop <= branch.parts_from(other) || !self.is_on_the_way(branch, backup)
         });
-        no_number_twice && plain && own_backups && self.is_connected(branch, given)
+        no_number_twice && plain && own_backups && given.is_newest && self.is_connected(branch, given)
     }
 
     /// Whether every segment that decides it is archived with this branch's WAL alone.
     fn is_undisputed(&self, given: &Given) -> bool {
-        let branch = &self.world.branches[given.moment.branch];
-        let mut numbers = given.segments.0..=given.segments.1;
-        numbers.all(|number| self.named(branch, number).all(|content| self.agrees(branch, content)))
+        self.is_archived_alone(&self.world.branches[given.moment.branch], given.segments)
+    }
+
+    /// Whether what is archived of these segments is a branch's own WAL.
+    fn is_archived_alone(&self, branch: &Branch, (first, last): (u64, u64)) -> bool {
+        (first..=last).all(|number| self.named(branch, number).all(|content| self.agrees(branch, content)))
     }
 
     /// The same of what bears the numbers of its own history only, all of which is there.
@@ -489,14 +506,18 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether the archive leads on from a stop on a promoted ancestor to the branch's own timeline.
+    /// Whether the archive leads on from a stop on an ancestor to the branch's own timeline, without a second history; from
+    /// the first timeline of all also over a gap.
     fn is_connected(&self, branch: &Branch, given: &Given) -> bool {
         let stop = &branch.events[given.moment.events - 1];
         let on = branch.history.iter().position(|(_, left)| stop.start < *left);
-        let Some(on) = on.filter(|on| *on > 0) else { return true };
+        let Some(on) = on else { return true };
         let last = branch.segment_of(branch.history[branch.history.len() - 1].1);
-        let _ = on;
-        (branch.segment_of(stop.start)..=last).all(|number| self.named(branch, number).next().is_some())
+        let mut numbers = branch.segment_of(stop.start)..=last;
+        numbers.all(|number| {
+            let mut named = self.named(branch, number).peekable();
+            (on == 0 || named.peek().is_some()) && named.all(|content| self.agrees(branch, content))
+        })
     }
 }
 

@@ -91,6 +91,7 @@ impl Gathering {
             }
             Meaning::OverwriteContrecord { .. }
             | Meaning::CheckpointRedo
+            | Meaning::FullPageWrites
             | Meaning::TablespaceCreate { .. }
             | Meaning::Prepare
             | Meaning::Other => {}
