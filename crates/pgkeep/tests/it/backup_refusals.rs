@@ -64,6 +64,17 @@ fn archiving_that_does_not_work() {
     backup(&shop, &[]);
 }
 
+/// Aim: a backup of a standby is refused, as this version can't take it.
+#[test]
+fn a_standby() {
+    let shop = shop(17).start();
+    let standby = shop.cluster.standby("standby");
+    let connection = ("PGKEEP_CLUSTER__SHOP__CONNECTION", standby.conninfo());
+    let output = shop.run(["backup"]).env(connection.0, connection.1).run().expect(4);
+    assert!(output.stderr.contains("the server is a standby"), "{output}");
+    assert!(output.stderr.contains("on the primary's host"), "{output}");
+}
+
 /// Aim: a new system identifier under a known name is a conflict (6) until it is accepted, once.
 /// Method: the configuration of one cluster is pointed at another.
 #[test]
