@@ -172,6 +172,27 @@ fn twin_of(shop: &Shop) -> Cluster {
     twin
 }
 
+/// Aim: nodes that push the same segments at once leave one object of each, and all are told so.
+#[test]
+fn three_nodes_push_the_same_segments_at_once() {
+    let (shop, bucket) = writer_shop(17);
+    let node = |number: u32, segment: &str| {
+        let dir = shop.home().dir(&format!("node-{number}"));
+        shop.run(["wal", "push", &format!("pg_wal/{segment}")])
+            .env("PGKEEP_STATE_DIR", dir.join("state"))
+            .env("PGKEEP_SIGNING_KEY_FILE", dir.join("signing.key"))
+            .cwd(shop.cluster.data_dir())
+            .spawn()
+    };
+    for segment in write_segments(&shop.cluster, "same") {
+        let nodes: Vec<_> = (1..=3).map(|number| node(number, &segment)).collect();
+        for node in nodes {
+            node.wait().ok();
+        }
+        assert_eq!(stored(&bucket, &segment).len(), 1, "{segment}");
+    }
+}
+
 /// Writes four segments with so much in them that they can be told apart by their facts.
 fn write_segments(cluster: &Cluster, word: &str) -> Vec<String> {
     let write = |_| {
