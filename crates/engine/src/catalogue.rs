@@ -1,7 +1,8 @@
 //! The backups of a repository, read from their heads: `list` and `show`.
 //!
 //! Invariant: a backup is listed from what its signed head says and from which places have that head; nothing is
-//! taken from job history. No identity is needed. Which backup of a lineage is the newest is told by WAL.
+//! taken from job history. No identity is needed. Which backup of a lineage is the newest is told by WAL,
+//! which lineage is by heads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,10 +101,13 @@ impl Catalogue {
 }
 
 /// The newest physical backup of some: of a lineage the one on the newest timeline, and on that the one that ends last,
-/// which is where a restore to "latest" begins. Which lineage is the newest only a host's clock tells.
+/// which is where a restore to "latest" begins. Of several lineages the one that none follows; only where no head says
+/// that, a host's clock tells.
 pub fn newest<'a>(backups: impl IntoIterator<Item = &'a Backup>) -> Option<&'a Backup> {
     let mut of_lineage: BTreeMap<Lineage, (Timestamp, &Backup)> = BTreeMap::new();
+    let mut followed = BTreeSet::new();
     for backup in backups.into_iter().filter(|backup| backup.position().is_some()) {
+        followed.extend(follows(backup));
         let finished_at = backup.head().finished_at;
         let (last, newest) = of_lineage
             .entry(backup.head().lineage())
@@ -113,8 +117,19 @@ pub fn newest<'a>(backups: impl IntoIterator<Item = &'a Backup>) -> Option<&'a B
             *newest = backup;
         }
     }
-    let newest = of_lineage.into_values().max_by_key(|(last, _)| *last);
-    newest.map(|(_, backup)| backup)
+    let newest = of_lineage
+        .into_iter()
+        .max_by_key(|(lineage, (last, _))| (!followed.contains(lineage), *last));
+    newest.map(|(_, (_, backup))| backup)
+}
+
+/// The lineages that a backup's own came after.
+fn follows(backup: &Backup) -> impl Iterator<Item = Lineage> {
+    let head = backup.head();
+    head.follows.iter().map(|system_identifier| Lineage {
+        cluster: head.cluster.clone(),
+        system_identifier: *system_identifier,
+    })
 }
 
 /// Reads the heads of one cluster, or of all, in every place.

@@ -4,7 +4,7 @@ use pgkeep_base::limits::CHUNK_BYTES_MAX;
 use pgkeep_base::{BackupId, ClusterName, Result, SystemId, WalFile};
 use pgkeep_repo::control::recipients::RecipientsChange;
 use pgkeep_repo::control::signers::SignerChange;
-use pgkeep_repo::control::{LineageNote, control_name, parse_control_name};
+use pgkeep_repo::control::{control_name, parse_control_name};
 use pgkeep_repo::frame;
 use pgkeep_repo::genesis::{Genesis, genesis_name, open_naming_key};
 use pgkeep_repo::head::Head;
@@ -218,8 +218,7 @@ pub fn control(bytes: &[u8]) -> bool {
     let recipients = recipients.inspect(|change| {
         let _ = (change.sorted(), change.naming_key(&[]).is_ok());
     });
-    let signer = verified.parse::<SignerChange>().is_ok();
-    leased || recipients.is_some() || signer || verified.parse::<LineageNote>().is_ok()
+    leased || recipients.is_some() || verified.parse::<SignerChange>().is_ok()
 }
 
 pub fn repository_file(bytes: &[u8]) -> bool {

@@ -1,16 +1,16 @@
 //! Control objects: small signed statements that change what holds for a repository (docs/format.md, section 9).
 //!
 //! Invariant: nothing is overwritten; what holds is what all of them say together. Who may say what of signers is in
-//! `signers`, to whom is sealed from now on in `recipients`, further wrappings of keys in `crate::rewrap`; lineages are
-//! here. The names of the other kinds are reserved.
+//! `signers`, to whom is sealed from now on in `recipients`, further wrappings of keys in `crate::rewrap`. The names of
+//! the other kinds are reserved.
 
 pub mod recipients;
 pub mod signers;
 
 use futures::TryStreamExt;
-use pgkeep_base::{BackupId, ClusterName, Error, Result, SystemId};
+use pgkeep_base::{BackupId, Error, Result};
 use pgkeep_store::{ObjectName, Payload, Store};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::names;
 use crate::seal::Sealer;
@@ -24,8 +24,6 @@ pub enum ControlKind {
     Recipients,
     /// Further wrappings of objects' keys.
     Rewrap,
-    /// Introduces a lineage.
-    Lineage,
     /// Reserves a timeline number.
     Timeline,
     /// Keeps a backup.
@@ -42,11 +40,10 @@ pub enum ControlKind {
     Witness,
 }
 
-const KINDS: [(ControlKind, &str); 11] = [
+const KINDS: [(ControlKind, &str); 10] = [
     (ControlKind::Signer, "signer"),
     (ControlKind::Recipients, "recipients"),
     (ControlKind::Rewrap, "rewrap"),
-    (ControlKind::Lineage, "lineage"),
     (ControlKind::Timeline, "timeline"),
     (ControlKind::Pin, "pin"),
     (ControlKind::Unpin, "unpin"),
@@ -81,23 +78,6 @@ pub fn control_name(id: &BackupId, kind: ControlKind) -> ObjectName {
 pub fn parse_control_name(name: &ObjectName) -> Option<(BackupId, ControlKind)> {
     let (id, kind) = name.as_str().strip_prefix("control/")?.rsplit_once('-')?;
     Some((id.parse().ok()?, ControlKind::parse(kind)?))
-}
-
-/// Introduces a lineage: why a cluster has a new system identifier.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LineageNote {
-    /// The cluster.
-    pub cluster: ClusterName,
-    /// Its new system identifier.
-    pub system_identifier: SystemId,
-    /// The one that it continues, if any.
-    pub predecessor: Option<SystemId>,
-    /// PostgreSQL's major version.
-    pub major: u16,
-    /// PostgreSQL's catalog version.
-    pub catalog_version: u32,
-    /// Such as `pg_upgrade`, or what the operator said.
-    pub reason: String,
 }
 
 /// A control object that is ready to be created, in every place under this name.

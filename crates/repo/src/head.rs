@@ -56,6 +56,9 @@ pub struct Head {
     pub sequence: Option<u64>,
     /// Hash of the writer's previous head in this lineage.
     pub previous_head: Option<Digest>,
+    /// System identifiers that the cluster had before this one, as far as the writer knows, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follows: Vec<SystemId>,
     /// Names of the repositories that it was written to.
     pub places: Vec<String>,
     /// Name and version of the writer.

@@ -38,6 +38,7 @@ pub(crate) fn physical_head() -> Head {
         recipients: vec![],
         sequence: Some(7),
         previous_head: None,
+        follows: vec![],
         places: vec!["s3-eu".to_owned()],
         program: "pgkeep 0.1.0".to_owned(),
         kind: HeadKind::Physical(Box::new(PhysicalHead {

@@ -258,6 +258,10 @@ fn head(context: &Context, closed: &Closed, end: &End, task: &CopyTask) -> Resul
     let history = read_history(task, end.timeline)?;
     let owners = crate::owners::Owners::of_this_machine((root.uid, root.gid));
     let previous = context.state.last_head(lineage)?;
+    let known = context.state.lineages(&lineage.cluster)?;
+    let before = known
+        .into_iter()
+        .take_while(|known| *known != lineage.system_identifier);
     let tablespaces = task
         .data_dir
         .tablespaces()?
@@ -300,6 +304,7 @@ fn head(context: &Context, closed: &Closed, end: &End, task: &CopyTask) -> Resul
         recipients: context.engine.sealer().recipients(),
         sequence: previous.as_ref().map(|previous| previous.sequence + 1).or(Some(1)),
         previous_head: previous.and_then(|previous| previous.blake3.parse().ok()),
+        follows: before.collect(),
         places: context
             .places
             .standing()

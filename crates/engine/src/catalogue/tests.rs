@@ -57,9 +57,30 @@ fn the_newest_backup_is_on_the_newest_timeline_whatever_the_clock_says() {
     }
 }
 
+/// Aim: which lineage came after which is told by the heads that say so, even one of many, and not by a clock that was
+/// set back. Where each says to follow the other, the clock remains.
+#[test]
+fn the_newest_lineage_is_the_one_that_follows() {
+    let follows = |mut backup: Backup, before: u64| {
+        backup.verified.head.follows = vec![SystemId(before)];
+        backup
+    };
+    let old = backup(OLD, 9, 0x900, 3600);
+    let first = follows(backup(NEW, 1, 0x100, 10), OLD);
+    let last = backup(NEW, 1, 0x200, 5);
+    for order in [[&old, &first, &last], [&last, &first, &old]] {
+        assert_eq!(id(newest(order)), id(Some(&last)));
+    }
+    let circle = follows(old.clone(), NEW);
+    assert_eq!(id(newest([&circle, &first])), id(Some(&circle)));
+    let mut stranger = first.clone();
+    stranger.verified.head.cluster = "other".parse().unwrap();
+    assert_eq!(id(newest([&old, &stranger])), id(Some(&old)), "another cluster's");
+}
+
 /// Aim: a new lineage begins on timeline 1 again, and may be the newest for all that.
 #[test]
-fn the_newest_lineage_is_the_one_with_the_last_backup_by_the_clock() {
+fn else_the_newest_lineage_is_the_one_with_the_last_backup_by_the_clock() {
     let old = [backup(OLD, 9, 0x900, 10), backup(OLD, 9, 0x800, 20)];
     let new = backup(NEW, 1, 0x100, 30);
     assert_eq!(id(newest(old.iter().chain([&new]))), id(Some(&new)));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a row says what was durable when it was written. It proves a push, never that the object is still there.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pgkeep_base::{ClusterName, Result, SystemId, TimelineId, failpoint};
 use pgkeep_repo::wal::WalFacts;
 use rusqlite::{OptionalExtension, params};
@@ -61,8 +61,12 @@ impl State {
         name.map(|name| name.parse()).transpose()
     }
 
-    /// Remembers a lineage; repeating it changes nothing.
+    /// Remembers a lineage as the newest of its cluster, whatever the clock says; repeating it changes nothing.
     pub fn remember_lineage(&self, lineage: &Lineage, now: Timestamp) -> Result<()> {
+        let now = match self.last_first_seen(&lineage.cluster)? {
+            Some(last) if last >= now => last + SignedDuration::from_secs(1),
+            _ => now,
+        };
         let row = params![
             lineage.cluster.as_str(),
             lineage.system_identifier.to_string(),
@@ -78,6 +82,19 @@ impl State {
             )
             .map_err(sql)?;
         Ok(())
+    }
+
+    fn last_first_seen(&self, cluster: &ClusterName) -> Result<Option<Timestamp>> {
+        let last: Option<String> = self
+            .connection
+            .query_row(
+                "SELECT max(first_seen) FROM lineage WHERE cluster = ?1
+                 AND digest = row_digest(cluster, system_identifier, first_seen)",
+                [cluster.as_str()],
+                |row| row.get(0),
+            )
+            .map_err(sql)?;
+        Ok(last.and_then(|last| last.parse().ok()))
     }
 
     /// Every content that this host pushed under one file name.

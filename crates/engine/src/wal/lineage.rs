@@ -48,10 +48,12 @@ pub fn choose_cluster(
     })
 }
 
-/// Refuses a system identifier that is new under a known cluster name, unless `new_lineage` says that it is meant.
+/// Refuses a system identifier that is new under a known cluster name, unless `new_lineage` says that it is meant; then
+/// this host remembers those that came before.
 pub async fn admit(engine: &Engine, state: Option<&State>, lineage: &Lineage, new_lineage: bool) -> Result<()> {
     let known = known_lineages(engine, state, lineage).await?;
-    if !known.is_empty() && !known.contains(&lineage.system_identifier) && !new_lineage {
+    let is_new = !known.contains(&lineage.system_identifier);
+    if !known.is_empty() && is_new && !new_lineage {
         let list = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(Error::conflict(format!(
             "cluster \"{}\" is known by another system identifier",
@@ -63,10 +65,15 @@ pub async fn admit(engine: &Engine, state: Option<&State>, lineage: &Lineage, ne
                  if this is another cluster, give it a name of its own.",
         ));
     }
-    if let Some(state) = state
-        && let Err(error) = state.remember_lineage(lineage, engine.now())
-    {
-        engine.note(format!("the local state did not take note of {lineage}: {error}"));
+    let before = known.into_iter().filter(|_| is_new);
+    for system_identifier in before.chain([lineage.system_identifier]) {
+        let lineage = Lineage {
+            cluster: lineage.cluster.clone(),
+            system_identifier,
+        };
+        if let Some(Err(error)) = state.map(|state| state.remember_lineage(&lineage, engine.now())) {
+            engine.note(format!("the local state did not take note of {lineage}: {error}"));
+        }
     }
     Ok(())
 }

@@ -125,6 +125,7 @@ fn head(number: u32) -> Head {
         recipients: vec![],
         sequence: Some(u64::from(number)),
         previous_head: None,
+        follows: vec![],
         places: vec!["place0".to_owned()],
         program: "test".to_owned(),
         kind: HeadKind::Physical(Box::new(physical)),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::test_support::{Repository, name};
+use crate::test_support::name;
 
 #[test]
 fn names_of_control_objects_read_back() {
@@ -21,24 +21,4 @@ fn names_of_control_objects_read_back() {
     ] {
         assert_eq!(parse_control_name(&name(odd)), None, "{odd}");
     }
-}
-
-#[test]
-fn a_lineage_note_reads_back() {
-    let ours = Repository::new(false);
-    let note = LineageNote {
-        cluster: "shop".parse().unwrap(),
-        system_identifier: SystemId(8),
-        predecessor: Some(SystemId(7)),
-        major: 18,
-        catalog_version: 202_506_291,
-        reason: "pg_upgrade".to_owned(),
-    };
-    let object = seal_control(&ours.sealer(), ControlKind::Lineage, &note).unwrap();
-    let verified = ours
-        .opener()
-        .document(&object.name, &object.payload.parts().concat())
-        .unwrap();
-    assert_eq!(verified.parse::<LineageNote>().unwrap(), note);
-    assert_eq!(verified.payload["created_at"], "2026-11-20T10:15:12.345Z");
 }

@@ -265,6 +265,7 @@ pub fn head() -> Head {
         recipients: vec![],
         sequence: None,
         previous_head: None,
+        follows: vec![],
         places: vec![],
         program: "test".to_owned(),
         kind: HeadKind::Physical(Box::new(physical)),

@@ -2,15 +2,15 @@
 
 use std::fs;
 
-use pgkeep_testkit::Clock;
 use pgkeep_testkit::corrupt::objects_like;
 use pgkeep_testkit::fixture::Shop;
+use pgkeep_testkit::{Clock, Cluster};
 use serde_json::Value;
 
 use super::paused::Paused;
 use super::rewound::replace;
 use super::truth::{Truth, restored};
-use crate::backup::{listed, number, out_of_backup_mode, text};
+use crate::backup::{listed, lose_state, number, out_of_backup_mode, text};
 use crate::shop;
 
 /// Takes a backup by a clock.
@@ -62,6 +62,40 @@ fn a_clock_that_steps_back_between_backups() {
     assert_eq!(listed(&shop).len(), 3);
     for (name, done, truth) in [("first", first, first_truth), ("second", second, second_truth)] {
         truth.prove(restored(&shop, name, &text(&done["id"]), &[]));
+    }
+}
+
+/// Aim: a new system identifier is accepted by a host whose clock is two days behind, with and without the local state of
+/// before: its lineage is the newest all the same. Issue: a restore to "latest" gave the old cluster.
+#[test]
+fn a_clock_that_is_behind_after_an_upgrade() {
+    for state_lost in [false, true] {
+        let mut shop = shop(17).start();
+        let clock = Clock::new();
+        shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+        backup(&shop, &clock);
+        let command = shop.cluster.sql("SHOW archive_command");
+        let mut new = Cluster::builder(17).segment_mib(1).conf("archive_mode = on").start();
+        new.set_conf("archive_command", &command);
+        shop.reconfigure(&shop.cluster.conninfo(), &new.conninfo());
+        if state_lost {
+            lose_state(&shop);
+        }
+        clock.shift(-2 * 86400);
+        let accepted = clock
+            .apply(shop.run(["--json", "backup", "--new-lineage"]))
+            .run()
+            .ok()
+            .json();
+        new.sql("CREATE TABLE t AS SELECT generate_series(1, 2000) i");
+        shop.cluster = new;
+        let second = backup(&shop, &clock);
+        assert_eq!(chosen(&shop), second["id"]);
+        let status = shop.pgkeep(["--json", "status"]).ok().json();
+        assert_eq!(
+            status["clusters"][0]["last_backup"]["id"], second["id"],
+            "{accepted:#} {status:#}"
+        );
     }
 }
 
