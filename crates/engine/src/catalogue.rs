@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use pgkeep_base::{BackupId, ClusterName, Error, ErrorKind, Lsn, Result, ResultExt, TimelineId, limits};
-use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::fetch::find_copy;
-use pgkeep_repo::head::{Head, PhysicalHead, VerifiedHead};
+use pgkeep_repo::head::{Head, VerifiedHead};
 use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::names::logical;
 use pgkeep_repo::open::Opener;
@@ -89,6 +88,17 @@ impl Catalogue {
     /// The newest physical backup.
     pub fn newest(&self) -> Option<&Backup> {
         newest(&self.backups)
+    }
+
+    /// A head that can't be used, of a lineage of which no other can, and of which nothing says that this one followed it.
+    pub fn unread_beside(&self, lineage: &Lineage) -> Option<&BadHead> {
+        let is_read = |other: &Lineage| self.backups.iter().any(|backup| backup.head().lineage() == *other);
+        let own = || self.backups.iter().filter(|backup| backup.head().lineage() == *lineage);
+        let is_older = |other: &Lineage| own().flat_map(follows).any(|before| before == *other);
+        self.bad.iter().find(|bad| {
+            let other = &bad.lineage;
+            other.cluster == lineage.cluster && other != lineage && !is_read(other) && !is_older(other)
+        })
     }
 
     /// Physical backups of a lineage, the newest last: on each timeline, the highest stop LSN.
@@ -282,14 +292,6 @@ async fn read_head(
         (Err(why), _) => why.into_error(&name),
     };
     Err(BadHead { lineage, id, error })
-}
-
-/// The history that a backup repeats of its timeline; of the first timeline the empty one.
-pub fn history_of(head: &PhysicalHead) -> Option<TimelineHistory> {
-    match &head.history {
-        Some(text) => TimelineHistory::parse(head.timeline, text.as_bytes()).ok(),
-        None => (head.timeline == TimelineId::FIRST).then(|| TimelineHistory::root(TimelineId::FIRST)),
-    }
 }
 
 /// The packs of a backup that no place has with the right length. Needs no identity; costs a listing for each run that

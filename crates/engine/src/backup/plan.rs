@@ -16,7 +16,7 @@ use pgkeep_repo::lineage::Lineage;
 
 use super::BackupRequest;
 use crate::engine::Engine;
-use crate::wal::lineage::admit;
+use crate::wal::lineage::admit_backup;
 
 const JOBS_MAX: usize = 16;
 /// More workers than this are asked for explicitly.
@@ -65,7 +65,7 @@ pub async fn plan(engine: &Engine, request: BackupRequest) -> Result<BackupPlan>
         cluster: cluster.name.clone(),
         system_identifier: facts.system_identifier,
     };
-    admit(engine, Some(&engine.checked_state()?), &lineage, request.new_lineage).await?;
+    admit_backup(engine, &engine.checked_state()?, &lineage, request.new_lineage).await?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = request
         .jobs

@@ -78,6 +78,29 @@ fn the_newest_lineage_is_the_one_that_follows() {
     assert_eq!(id(newest([&old, &stranger])), id(Some(&old)), "another cluster's");
 }
 
+/// Aim: a lineage of which no head can be used is not passed over in silence, unless the one that is taken came after it.
+#[test]
+fn a_lineage_that_can_not_be_read_may_be_the_newest() {
+    let (old, mut new) = (backup(OLD, 1, 0x100, 1), backup(NEW, 1, 0x100, 2));
+    let bad = |of: &Backup| BadHead {
+        lineage: of.head().lineage(),
+        id: of.head().id.clone(),
+        error: Error::refused("its signer is not trusted"),
+    };
+    let unread = |good: &Backup, bad: BadHead| {
+        let catalogue = Catalogue {
+            backups: vec![good.clone()],
+            bad: vec![bad],
+        };
+        catalogue.unread_beside(&good.head().lineage()).is_some()
+    };
+    assert!(unread(&old, bad(&new)));
+    assert!(unread(&new, bad(&old)), "nothing says that it came after");
+    assert!(!unread(&old, bad(&backup(OLD, 1, 0x200, 3))), "its own");
+    new.verified.head.follows = vec![SystemId(OLD)];
+    assert!(!unread(&new, bad(&old)));
+}
+
 /// Aim: a new lineage begins on timeline 1 again, and may be the newest for all that.
 #[test]
 fn else_the_newest_lineage_is_the_one_with_the_last_backup_by_the_clock() {

@@ -20,7 +20,7 @@ use super::request::RestoreRequest;
 use super::resolve::{Resolved, resolve};
 use super::saved::SavedWal;
 use super::sources::{Sources, load};
-use crate::catalogue::{self, Backup, Catalogue, missing_packs};
+use crate::catalogue::{self, Backup, BadHead, Catalogue, missing_packs};
 use crate::engine::Engine;
 use crate::path::Position;
 use crate::wal::local::LocalWal;
@@ -270,19 +270,34 @@ fn choose_lineage(catalogue: &Catalogue, request: &RestoreRequest, existing: Opt
     let same = |backup: &Backup| wanted.is_none_or(|wanted| backup.head().system_identifier == wanted);
     let ours = catalogue.backups.iter().filter(|backup| same(backup));
     let newest = catalogue::newest(ours).or_else(|| catalogue.newest());
-    newest
-        .map(|backup| backup.head().lineage())
-        .ok_or_else(|| match catalogue.bad.first() {
-            Some(bad) => Error::new(bad.error.kind(), "no backup can be used")
-                .detail(bad.error.detail_text().unwrap_or_else(|| bad.error.to_string()))
-                .hint(
-                    bad.error
-                        .hint_text()
-                        .unwrap_or("`pgkeep list` shows what there is.")
-                        .to_owned(),
-                ),
-            None => Error::not_found("there is no backup of this cluster").hint("`pgkeep list` shows what there is."),
-        })
+    let newest = newest.map(|backup| backup.head().lineage());
+    if let (None, Some(bad)) = (
+        wanted,
+        newest.as_ref().and_then(|newest| catalogue.unread_beside(newest)),
+    ) {
+        return Err(which_cluster(bad));
+    }
+    newest.ok_or_else(|| match catalogue.bad.first() {
+        Some(bad) => Error::new(bad.error.kind(), "no backup can be used")
+            .detail(bad.error.detail_text().unwrap_or_else(|| bad.error.to_string()))
+            .hint(
+                bad.error
+                    .hint_text()
+                    .unwrap_or("`pgkeep list` shows what there is.")
+                    .to_owned(),
+            ),
+        None => Error::not_found("there is no backup of this cluster").hint("`pgkeep list` shows what there is."),
+    })
+}
+
+fn which_cluster(bad: &BadHead) -> Error {
+    let why = bad.error.detail_text().unwrap_or_else(|| bad.error.to_string());
+    Error::refused("it can't be told which cluster is the newest")
+        .detail(format!(
+            "there are backups of system identifier {}, and none of them can be used: {}: {why}",
+            bad.lineage.system_identifier, bad.id
+        ))
+        .hint("Make them usable, or name the backup to restore with `--backup ID`; `pgkeep list` shows all.")
 }
 
 fn recovery_plan(sources: &Sources, resolved: &Resolved<'_>, trust: TrustList) -> RecoveryPlan {

@@ -3,7 +3,7 @@
 //! Invariant: a row says what was durable when it was written. It proves a push, never that the object is still there.
 
 use jiff::{SignedDuration, Timestamp};
-use pgkeep_base::{ClusterName, Result, SystemId, TimelineId, failpoint};
+use pgkeep_base::{ClusterName, Error, Result, SystemId, TimelineId, failpoint};
 use pgkeep_repo::wal::WalFacts;
 use rusqlite::{OptionalExtension, params};
 
@@ -31,19 +31,35 @@ pub struct PushedFile {
 }
 
 impl State {
-    /// System identifiers that this host has seen under a cluster's name, oldest first.
+    /// System identifiers that this host has seen under a cluster's name, in the order in which it accepted them.
     pub fn lineages(&self, cluster: &ClusterName) -> Result<Vec<SystemId>> {
+        let mut seen = self.first_seen(cluster)?;
+        seen.sort();
+        Ok(seen
+            .into_iter()
+            .map(|(_, system_identifier)| system_identifier)
+            .collect())
+    }
+
+    fn first_seen(&self, cluster: &ClusterName) -> Result<Vec<(Timestamp, SystemId)>> {
         let mut statement = self
             .connection
             .prepare_cached(
-                "SELECT system_identifier FROM lineage WHERE cluster = ?1
-                 AND digest = row_digest(cluster, system_identifier, first_seen) ORDER BY first_seen",
+                "SELECT first_seen, system_identifier FROM lineage WHERE cluster = ?1
+                 AND digest = row_digest(cluster, system_identifier, first_seen)",
             )
             .map_err(sql)?;
         let rows = statement
-            .query_map([cluster.as_str()], |row| row.get::<_, String>(0))
+            .query_map([cluster.as_str()], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })
             .map_err(sql)?;
-        rows.map(|row| row.map_err(sql)?.parse()).collect()
+        rows.map(|row| {
+            let (first_seen, system_identifier) = row.map_err(sql)?;
+            let bad = |source: jiff::Error| Error::corrupt("the local state has a time that is none").source(source);
+            Ok((first_seen.parse().map_err(bad)?, system_identifier.parse()?))
+        })
+        .collect()
     }
 
     /// The cluster that this host knows by that system identifier.
@@ -63,38 +79,37 @@ impl State {
 
     /// Remembers a lineage as the newest of its cluster, whatever the clock says; repeating it changes nothing.
     pub fn remember_lineage(&self, lineage: &Lineage, now: Timestamp) -> Result<()> {
-        let now = match self.last_first_seen(&lineage.cluster)? {
-            Some(last) if last >= now => last + SignedDuration::from_secs(1),
-            _ => now,
-        };
+        self.write_lineage(
+            lineage,
+            now,
+            "WHERE digest IS NOT row_digest(cluster, system_identifier, first_seen)",
+        )
+    }
+
+    /// Makes a lineage that is known the newest of its cluster.
+    pub fn accept_again(&self, lineage: &Lineage, now: Timestamp) -> Result<()> {
+        self.write_lineage(lineage, now, "")
+    }
+
+    fn write_lineage(&self, lineage: &Lineage, now: Timestamp, unless_known: &str) -> Result<()> {
+        let last = self
+            .first_seen(&lineage.cluster)?
+            .into_iter()
+            .map(|(seen, _)| seen)
+            .max();
+        let behind = last.map(|last| last + SignedDuration::from_micros(1));
         let row = params![
             lineage.cluster.as_str(),
             lineage.system_identifier.to_string(),
-            now.to_string()
+            behind.map_or(now, |behind| now.max(behind)).to_string()
         ];
         failpoint::at("engine.state.write")?;
+        let insert = "INSERT INTO lineage VALUES (?1, ?2, ?3, row_digest(?1, ?2, ?3))
+                      ON CONFLICT DO UPDATE SET first_seen = excluded.first_seen, digest = excluded.digest";
         self.connection
-            .execute(
-                "INSERT INTO lineage VALUES (?1, ?2, ?3, row_digest(?1, ?2, ?3))
-                 ON CONFLICT DO UPDATE SET first_seen = excluded.first_seen, digest = excluded.digest
-                 WHERE digest IS NOT row_digest(cluster, system_identifier, first_seen)",
-                row,
-            )
+            .execute(&format!("{insert} {unless_known}"), row)
             .map_err(sql)?;
         Ok(())
-    }
-
-    fn last_first_seen(&self, cluster: &ClusterName) -> Result<Option<Timestamp>> {
-        let last: Option<String> = self
-            .connection
-            .query_row(
-                "SELECT max(first_seen) FROM lineage WHERE cluster = ?1
-                 AND digest = row_digest(cluster, system_identifier, first_seen)",
-                [cluster.as_str()],
-                |row| row.get(0),
-            )
-            .map_err(sql)?;
-        Ok(last.and_then(|last| last.parse().ok()))
     }
 
     /// Every content that this host pushed under one file name.

@@ -48,24 +48,25 @@ pub fn choose_cluster(
     })
 }
 
-/// Refuses a system identifier that is new under a known cluster name, unless `new_lineage` says that it is meant; then
-/// this host remembers those that came before.
+/// Refuses WAL of a system identifier that is new under a known cluster name, unless `new_lineage` says that it is meant.
 pub async fn admit(engine: &Engine, state: Option<&State>, lineage: &Lineage, new_lineage: bool) -> Result<()> {
-    let known = known_lineages(engine, state, lineage).await?;
-    let is_new = !known.contains(&lineage.system_identifier);
-    if !known.is_empty() && is_new && !new_lineage {
-        let list = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        return Err(Error::conflict(format!(
-            "cluster \"{}\" is known by another system identifier",
-            lineage.cluster
-        ))
-        .detail(format!("known: {list}; this one: {}", lineage.system_identifier))
-        .hint(
-            "After pg_upgrade or initdb, accept the new lineage once with `pgkeep backup --new-lineage`; \
-                 if this is another cluster, give it a name of its own.",
-        ));
+    let recorded = recorded(state, lineage);
+    let listed = match recorded.is_empty() || new_lineage {
+        true => listed(engine, lineage).await?,
+        false => Vec::new(),
+    };
+    let is_known = |known: &[SystemId]| known.contains(&lineage.system_identifier);
+    let is_new = !is_known(&recorded) && !is_known(&listed);
+    if is_new && !new_lineage && !(recorded.is_empty() && listed.is_empty()) {
+        let known = recorded.iter().chain(&listed).map(ToString::to_string);
+        return Err(another(lineage).detail(format!(
+            "known: {}; this one: {}",
+            known.collect::<Vec<_>>().join(", "),
+            lineage.system_identifier
+        )));
     }
-    let before = known.into_iter().filter(|_| is_new);
+    // Those that came before first, so that heads can tell.
+    let before = listed.into_iter().filter(|_| is_new || new_lineage);
     for system_identifier in before.chain([lineage.system_identifier]) {
         let lineage = Lineage {
             cluster: lineage.cluster.clone(),
@@ -78,15 +79,41 @@ pub async fn admit(engine: &Engine, state: Option<&State>, lineage: &Lineage, ne
     Ok(())
 }
 
-/// What local state knows, else what the places show, as far as they let us look.
-async fn known_lineages(engine: &Engine, state: Option<&State>, lineage: &Lineage) -> Result<Vec<SystemId>> {
-    // A state that can't be read must not stop archiving: the places are asked instead.
-    let recorded = state
-        .and_then(|state| state.lineages(&lineage.cluster).ok())
-        .unwrap_or_default();
-    if !recorded.is_empty() {
-        return Ok(recorded);
+/// As [`admit`], for a backup: of several known lineages only the one that was accepted last is backed up, unless
+/// `new_lineage` accepts this one again. Which cluster a restore means follows from it.
+pub async fn admit_backup(engine: &Engine, state: &State, lineage: &Lineage, new_lineage: bool) -> Result<()> {
+    admit(engine, Some(state), lineage, new_lineage).await?;
+    let newest = recorded(Some(state), lineage).pop();
+    match newest.filter(|newest| *newest != lineage.system_identifier) {
+        None => Ok(()),
+        Some(_) if new_lineage => state.accept_again(lineage, engine.now()),
+        Some(newest) => Err(another(lineage).detail(format!(
+            "it went on with {newest}, and this one is {}, which came before",
+            lineage.system_identifier
+        ))),
     }
+}
+
+fn another(lineage: &Lineage) -> Error {
+    Error::conflict(format!(
+        "cluster \"{}\" is known by another system identifier",
+        lineage.cluster
+    ))
+    .hint(
+        "After pg_upgrade or initdb, or to go back to the cluster of before, accept this one once with `pgkeep backup \
+         --new-lineage`; if it is another cluster, give it a name of its own.",
+    )
+}
+
+/// What local state knows, in the order in which it was accepted. A state that can't be read must not stop archiving: the
+/// places are asked instead.
+fn recorded(state: Option<&State>, lineage: &Lineage) -> Vec<SystemId> {
+    let known = state.and_then(|state| state.lineages(&lineage.cluster).ok());
+    known.unwrap_or_default()
+}
+
+/// What the places show, as far as they let us look.
+async fn listed(engine: &Engine, lineage: &Lineage) -> Result<Vec<SystemId>> {
     for place in engine.places() {
         let mut found = Vec::new();
         for kind in ["backups", "wal"] {

@@ -99,6 +99,30 @@ fn a_clock_that_is_behind_after_an_upgrade() {
     }
 }
 
+/// Aim: where an upgrade was given up, the cluster of before is backed up only after it was accepted again, and is then
+/// what a restore means.
+#[test]
+fn an_upgrade_that_is_given_up() {
+    let shop = shop(17).start();
+    let clock = Clock::new();
+    shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    backup(&shop, &clock);
+    let command = shop.cluster.sql("SHOW archive_command");
+    let mut new = Cluster::builder(17).segment_mib(1).conf("archive_mode = on").start();
+    new.set_conf("archive_command", &command);
+    shop.reconfigure(&shop.cluster.conninfo(), &new.conninfo());
+    let given_up = shop.run(["--json", "backup", "--new-lineage"]).run().ok().json();
+    assert_eq!(chosen(&shop), given_up["id"]);
+
+    shop.reconfigure(&new.conninfo(), &shop.cluster.conninfo());
+    let refused = shop.run(["backup"]).run().expect(6);
+    assert!(refused.stderr.contains("it went on with"), "{refused}");
+    let again = shop.run(["--json", "backup", "--new-lineage"]).run().ok().json();
+    assert_eq!(chosen(&shop), again["id"]);
+    let last = backup(&shop, &clock);
+    assert_eq!(chosen(&shop), last["id"]);
+}
+
 /// Aim: a host's clock ran an hour ahead when it took its last backup; the host that was restored from it has the right
 /// time. Its backup is the newest: for `show`, for `restore --backup latest`, and for `status`, which minds lost WAL that
 /// lies before it no more than any. Issue: `status --check` was red, and restores began with the older backup.
