@@ -11,7 +11,7 @@ use super::request::RestoreRequest;
 use super::unreachable::{BackupEnd, before_first, past_end};
 use crate::catalogue::Backup;
 use crate::engine::Engine;
-use crate::path::heads::{history_meant, leads};
+use crate::path::heads::{ends_behind, history_meant, leads};
 use crate::path::past::{Past, prove};
 use crate::path::{Archive, From, LostCopy, Position, Stop, Walked, walk};
 
@@ -81,9 +81,8 @@ pub async fn resolve<'a>(
 /// Whether a backup says that there was more behind the end of the archive, where that is what was reached.
 fn is_known_behind(archive: &Archive, backups: &[&Backup], history: &TimelineHistory, walked: &Walked) -> bool {
     let end = walked.search.last().map_or(Lsn::INVALID, |last| last.end);
-    let is_behind = |head: &PhysicalHead| leads(&archive.tree, head, history) && head.stop_lsn > end;
-    let mut heads = backups.iter().filter_map(|backup| physical(backup).ok());
-    walked.search.stop().is_none() && heads.any(is_behind)
+    let heads = backups.iter().filter_map(|backup| physical(backup).ok());
+    walked.search.stop().is_none() && ends_behind(&archive.tree, heads, history, end)
 }
 
 fn lost_copy(backup: &Backup, lost: LostCopy) -> Error {
@@ -160,9 +159,13 @@ fn target_history(archive: &Archive, backups: &[&Backup], request: &RestoreReque
     let asked_for = backups.iter().filter(|backup| is_asked_for(backup, request));
     let heads = asked_for.filter_map(|backup| physical(backup).ok());
     history_meant(&archive.tree, heads, wanted).ok_or_else(|| {
+        let hint = match archive.tree.is_begun_twice(wanted) {
+            true => "Name a backup of the server that you mean with `--backup ID`; `pgkeep list` shows them.",
+            false => "`pgkeep wal list` shows the timelines that there are.",
+        };
         refusal(archive, wanted, format!("timeline {wanted} can't be reached"))
             .detail(archive.why_unexplained(wanted))
-            .hint("`pgkeep wal list` shows the timelines that there are.")
+            .hint(hint)
     })
 }
 

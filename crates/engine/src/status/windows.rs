@@ -43,7 +43,9 @@ fn judge_window(
     let covers =
         |range: &&Range| range.lineage == *lineage && range.from_lsn <= newest_stop && newest_stop <= range.to_lsn;
     let repository = &window.repository;
-    if !window.ranges.iter().any(|range| covers(&range)) {
+    let is_doubted = |of: &Unreachable| of.lineage == *lineage && of.timeline == timeline;
+    let is_reached = window.ranges.iter().any(|range| covers(&range));
+    if !is_reached && !window.unreachable.iter().any(is_doubted) {
         let message = format!("WAL that the newest backup needs is missing from repository \"{repository}\"");
         building.reason(
             Health::Fail,
@@ -56,9 +58,9 @@ fn judge_window(
         judge_gap(building, gap, repository, timeline, newest_stop);
     }
     for unreachable in window.unreachable.iter().filter(|of| of.lineage == *lineage) {
-        judge_unreachable(building, unreachable, repository, timeline);
+        judge_unreachable(building, unreachable, repository, (timeline, is_reached));
     }
-    for segment in &window.conflicts {
+    for (_, segment) in window.conflicts.iter().filter(|(of, _)| of == lineage) {
         judge_conflict(building, segment, repository, timeline, newest_stop);
     }
 }
@@ -103,7 +105,12 @@ fn judge_gap(building: &mut Building, gap: &Gap, repository: &str, timeline: Tim
 }
 
 /// A timeline that nothing can be restored of, although something of it is there.
-fn judge_unreachable(building: &mut Building, unreachable: &Unreachable, repository: &str, newest: TimelineId) {
+fn judge_unreachable(
+    building: &mut Building,
+    unreachable: &Unreachable,
+    repository: &str,
+    (newest, is_reached): (TimelineId, bool),
+) {
     let Unreachable { timeline, why, .. } = unreachable;
     let message = format!("timeline {timeline} is known to repository \"{repository}\", and {why}");
     match why {
@@ -117,12 +124,12 @@ fn judge_unreachable(building: &mut Building, unreachable: &Unreachable, reposit
             building.reason(severity, "timeline-unexplained", message, hint);
         }
         Why::TwoHistories => {
-            let severity = match *timeline > newest {
+            let severity = match *timeline > newest || (*timeline == newest && !is_reached) {
                 true => Health::Fail,
                 false => Health::Warn,
             };
             let hint = "Stop the server that shall not live; `pgkeep backup` on the other one begins a range that can be \
-                        restored.";
+                        restored. Where both have backups on it, `pgkeep restore --backup ID` says whose is meant.";
             building.reason(severity, "timeline-unexplained", message, hint);
         }
         Why::NoWal => {

@@ -34,6 +34,26 @@ fn caught_up(primary: &Cluster, standby: &Cluster) {
     });
 }
 
+/// Takes a backup on the host of an heir.
+fn backup(shop: &Shop, host: &str, server: &Cluster) -> String {
+    let run = shop
+        .run(["--json", "backup"])
+        .env("PGKEEP_STATE_DIR", shop.home().join(host));
+    let done = run
+        .env("PGKEEP_CLUSTER__SHOP__CONNECTION", server.conninfo())
+        .run()
+        .ok();
+    done.json()["id"].as_str().unwrap().to_owned()
+}
+
+/// How bad a reason of `status` is.
+fn severity(shop: &Shop, code: &str) -> Option<String> {
+    let status = shop.pgkeep(["--json", "status"]).ok().json();
+    let reasons = status["clusters"][0]["reasons"].as_array().unwrap().clone();
+    let mut found = reasons.iter().filter(|reason| reason["code"] == code);
+    Some(found.next()?["severity"].as_str().unwrap().to_owned())
+}
+
 /// The rows of a copy restored with these options.
 #[track_caller]
 fn restored(shop: &Shop, name: &str, options: &[&str]) -> String {
@@ -84,23 +104,41 @@ every_major! {
         assert!(rows(&copy).starts_with("1 2"), "{}", rows(&copy));
         let window = shop.pgkeep(["--json", "window"]).ok().json();
         assert_eq!(window["clusters"][0]["unreachable"][0]["timeline"], 2, "{window}");
-        let severity = |shop: &Shop| {
-            let status = shop.pgkeep(["--json", "status"]).ok().json();
-            let reasons = status["clusters"][0]["reasons"].as_array().unwrap().clone();
-            let mut found = reasons.iter().filter(|reason| reason["code"] == "timeline-unexplained");
-            found.next().unwrap_or_else(|| panic!("{status}"))["severity"].clone()
-        };
-        assert_eq!(severity(&shop), "fail");
+        assert_eq!(severity(&shop, "timeline-unexplained").as_deref(), Some("fail"));
         let asked = shop.run(["wal", "fetch", "00000002.history", "x"]).cwd(first.data_dir()).run();
         assert_eq!(asked.code, Some(255), "{asked}");
 
         second.stop(StopMode::Fast);
         first.archive_all();
-        let backup = shop.run(["backup"]).env("PGKEEP_STATE_DIR", shop.home().join("first"));
-        backup.env("PGKEEP_CLUSTER__SHOP__CONNECTION", first.conninfo()).run().ok();
+        backup(&shop, "first", &first);
         insert(&first, 1002);
         first.archive_all();
         assert_eq!(restored(&shop, "latest", &[]), "1 2 3 1001 1002");
-        assert_eq!(severity(&shop), "warn");
+        assert_eq!(severity(&shop, "timeline-unexplained").as_deref(), Some("warn"));
     }
+}
+
+/// Aim: where both servers of a number were backed up, no restore guesses, and the one that is named is restored. Issue: the
+/// one whose WAL was further on was taken for the newest.
+#[test]
+fn of_two_backups_none_is_guessed() {
+    let (shop, mut first, mut second) = heirs(17);
+    backup(&shop, "second", &second);
+    second.stop(StopMode::Fast);
+    // Segments that both wrote are of neither.
+    for id in 1002..1008 {
+        insert(&first, id);
+        first.switch_wal();
+    }
+    let further = backup(&shop, "first", &first);
+    first.stop(StopMode::Fast);
+    for options in [&[][..], &["--timeline", "2"], &["--immediate"]] {
+        let refused = shop.refused_restore(options).stderr;
+        assert!(refused.contains("two servers were promoted to timeline 2"), "{refused}");
+        assert!(refused.contains("--backup ID"), "{refused}");
+    }
+    assert_eq!(severity(&shop, "timeline-unexplained").as_deref(), Some("fail"));
+    assert_eq!(severity(&shop, "backup-wal-missing"), None);
+    let rows = restored(&shop, "named", &["--backup", &further]);
+    assert_eq!(rows, "1 2 3 1001 1002 1003 1004 1005 1006 1007");
 }
