@@ -24,5 +24,7 @@ pub const WAL_PART_BYTES: u64 = ByteSize::mib(64).0;
 pub const DIRECTORY_BYTES_MAX: u64 = ByteSize::mib(192).0;
 /// Requests that a listing or fact-gathering command has in flight.
 pub const REQUESTS_IN_FLIGHT: usize = 32;
+/// Segments of a way that are opened ahead of the walk through its WAL; of each up to three contents may be compared.
+pub const SEGMENTS_IN_FLIGHT: usize = 4;
 /// The leading bytes of one WAL record that are kept while it is put together; the rest is only checksummed.
 pub const WAL_RECORD_BYTES_KEPT: usize = 1 << 20;

@@ -11,11 +11,12 @@ use pgkeep_base::{ClusterName, Lsn, Result, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_repo::lineage::Lineage;
 
-use crate::catalogue::{self, Backup, Catalogue, history_of};
+use crate::catalogue::{self, Backup, Catalogue};
 use crate::engine::Engine;
 use crate::path::Archive;
 use crate::path::archive::HeadTimelines;
 use crate::path::contents::conflicts;
+use crate::path::heads::history_of;
 
 mod gaps;
 mod spans;
@@ -86,8 +87,8 @@ pub struct ClusterWindow {
     pub ranges: Vec<Range>,
     /// Holes.
     pub gaps: Vec<Gap>,
-    /// Segments under whose name two histories were archived.
-    pub conflicts: Vec<WalSegment>,
+    /// Segments under whose name two histories were archived, and whose.
+    pub conflicts: Vec<(Lineage, WalSegment)>,
     /// Timelines that nothing leads to.
     pub unreachable: Vec<Unreachable>,
 }
@@ -152,7 +153,9 @@ async fn add_lineage(
     window.ranges.extend(spans.ranges(lineage).await?);
     window.gaps.extend(gaps(engine, &archive, &backups).await?);
     window.unreachable.extend(unreachable(&archive));
-    window.conflicts.extend(conflicts(engine, &archive).await?);
+    let conflicts = conflicts(engine, &archive).await?;
+    let told = |segment| (lineage.clone(), segment);
+    window.conflicts.extend(conflicts.into_iter().map(told));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a listing only ever says "there is"; that something is *not* there is proven by asking for it by name.
 //! Memory: about 150 bytes for each segment from the first one asked for; a recovery names each of them anyway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -181,6 +181,16 @@ impl Archive {
             .range((timeline, 0)..=(timeline, u64::MAX))
             .next_back()
             .map(|((_, number), _)| *number)
+    }
+
+    /// Numbers behind one of which anything is there under a timeline on the way to that of a history, or under one that
+    /// descends from it; in order.
+    pub fn numbers_behind(&self, history: &TimelineHistory, number: u64) -> BTreeSet<u64> {
+        let ancestors = history.switches().iter().map(|switch| switch.timeline);
+        let descendants = self.tree.descendants(history).map(TimelineHistory::timeline);
+        let timelines = ancestors.chain([history.timeline()]).chain(descendants);
+        let behind = |timeline| self.segments.range((timeline, number + 1)..=(timeline, u64::MAX));
+        timelines.flat_map(behind).map(|((_, number), _)| *number).collect()
     }
 
     /// Numbers of a timeline's archived segments, in order; a `.partial` file alone is none.

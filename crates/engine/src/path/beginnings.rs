@@ -1,143 +1,110 @@
 //! Whether records are of the way to a timeline, or of another server that was promoted to the same number.
 //!
-//! PostgreSQL begins a timeline where its history says with `END_OF_RECOVERY`, or with the checkpoint of a recovery that
-//! nobody promoted (`StartupXLOG` in `xlog.c`). By that source a change of `full_page_writes` and the mark over an
-//! unfinished record may come before; the servers that were tried, 14 to 18, wrote neither. What bears the number and
-//! begins elsewhere has another history.
+//! PostgreSQL 14 to 18 begin a timeline where its history says, with `END_OF_RECOVERY` or, where nobody promoted, with a
+//! shutdown checkpoint; either names the timeline that was replayed before (`StartupXLOG` in `xlog.c`). Every checkpoint
+//! names its own. Replay of anything else ends in PANIC, or in another history.
 
-use pgkeep_base::{PgMajor, TimelineId};
+use pgkeep_base::{Lsn, TimelineId};
 use pgkeep_pg::history::TimelineHistory;
-use pgkeep_pg::wal::{Meaning, Record, meaning};
+use pgkeep_pg::wal::{Meaning, Record};
 
 /// Follows a way from record to record.
 #[derive(Debug)]
 pub struct Beginnings<'a> {
     history: &'a TimelineHistory,
-    major: PgMajor,
-    /// The timeline of the last record, once that has begun.
-    on: Option<TimelineId>,
+    on: Option<Stretch>,
+}
+
+/// Where the way was when the last record was seen.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    timeline: TimelineId,
+    /// First record of it that was seen.
+    from: Lsn,
+    /// Where the way leaves it.
+    until: Lsn,
 }
 
 impl<'a> Beginnings<'a> {
     /// Along a history, from any record of it on.
-    pub fn new(history: &'a TimelineHistory, major: PgMajor) -> Beginnings<'a> {
-        let on = None;
-        Beginnings { history, major, on }
+    pub fn new(history: &'a TimelineHistory) -> Beginnings<'a> {
+        Beginnings { history, on: None }
     }
 
-    /// Takes the next record, of a segment with pages of so many bytes. `Err` says how it is another server's.
-    pub fn take(&mut self, record: &Record<'_>, block: u32) -> Result<(), String> {
-        if !self.is_on_page(record, block) {
-            return Err(format!("it goes on with timeline {}", record.timeline));
-        }
-        let here = self.history.timeline_at(record.start);
-        match self.on {
-            Some(on) if on != here => match begins(&meaning(record, self.major)) {
-                Begins::Timeline(begun) if begun == here => {}
-                Begins::Later => return Ok(()),
-                _ => return Err(format!("timeline {here} does not begin at {}", record.start)),
-            },
-            _ => {}
-        }
+    /// Takes the next record, of a segment with pages of so many bytes. `Err` says what is not as the history has it.
+    pub fn take(&mut self, record: &Record<'_>, meaning: &Meaning, block: u32) -> Result<(), String> {
+        let here = match self.on {
+            Some(on) if record.start < on.until => on,
+            before => self.enter(before, record, meaning)?,
+        };
         self.on = Some(here);
-        Ok(())
+        if record.end > here.until {
+            return Err(format!(
+                "timeline {} should be left at {}, and a record goes over that",
+                here.timeline, here.until
+            ));
+        }
+        if !self.is_on_page(here, record, block) {
+            return Err(format!(
+                "timeline {} should be at {}, and the page is of timeline {}",
+                here.timeline, record.start, record.timeline
+            ));
+        }
+        match made_on(meaning).filter(|(timeline, _)| *timeline != here.timeline) {
+            Some((timeline, _)) => Err(format!(
+                "timeline {} should be at {}, and a record of timeline {timeline} is there",
+                here.timeline, record.start
+            )),
+            None => Ok(()),
+        }
     }
 
-    /// Whether a record lies on a page of the timeline that the way has there. The page on which a timeline begins keeps
-    /// its header.
-    fn is_on_page(&self, record: &Record<'_>, block: u32) -> bool {
-        let of_page = |at: u64| self.history.timeline_at(pgkeep_base::Lsn(at - at % u64::from(block)));
-        record.timeline == of_page(record.start.0) || record.timeline == of_page(record.end.0 - 1)
-    }
-}
-
-/// What a record says of the beginning of a timeline.
-enum Begins {
-    Timeline(TimelineId),
-    /// It may come before.
-    Later,
-    Nothing,
-}
-
-fn begins(meaning: &Meaning) -> Begins {
-    match meaning {
-        Meaning::EndOfRecovery { timeline, .. } => Begins::Timeline(*timeline),
-        Meaning::Checkpoint {
+    /// The first record of a walk, or behind a switch.
+    fn enter(&self, before: Option<Stretch>, record: &Record<'_>, meaning: &Meaning) -> Result<Stretch, String> {
+        let timeline = self.history.timeline_at(record.start);
+        let begins = |before: Stretch| made_on(meaning) == Some((timeline, before.timeline));
+        if before.is_some_and(|before| !begins(before)) {
+            return Err(format!(
+                "timeline {timeline} should begin at {}, and another record is there",
+                record.start
+            ));
+        }
+        Ok(Stretch {
             timeline,
-            shutdown: true,
+            from: record.start,
+            until: self.history.switch_point(timeline).unwrap_or(Lsn(u64::MAX)),
+        })
+    }
+
+    /// Whether a record lies on pages of the timeline that the way has there. The page on which a timeline begins keeps its
+    /// header; that of `XLOG_SWITCH` is the one on which it begins, whatever its end.
+    fn is_on_page(&self, here: Stretch, record: &Record<'_>, block: u32) -> bool {
+        let page = |at: u64| Lsn(at - at % u64::from(block));
+        let last = page(record.end.0 - 1);
+        if record.timeline == here.timeline && last >= here.from {
+            return true;
+        }
+        let of_page = |page: Lsn| record.timeline == self.history.timeline_at(page);
+        of_page(page(record.start.0)) || of_page(last)
+    }
+}
+
+/// The timeline that a record says to be made on, and the one before.
+fn made_on(meaning: &Meaning) -> Option<(TimelineId, TimelineId)> {
+    match meaning {
+        Meaning::EndOfRecovery {
+            timeline,
+            prev_timeline,
             ..
-        } => Begins::Timeline(*timeline),
-        Meaning::FullPageWrites | Meaning::OverwriteContrecord { .. } => Begins::Later,
-        _ => Begins::Nothing,
+        }
+        | Meaning::Checkpoint {
+            timeline,
+            prev_timeline,
+            ..
+        } => Some((*timeline, *prev_timeline)),
+        _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::ops::ControlFlow;
-
-    use pgkeep_base::Lsn;
-    use pgkeep_pg::wal::Walker;
-    use pgkeep_testkit::wal::Writer;
-
-    use super::*;
-
-    /// A record by resource manager, info and main data.
-    type Plan = (u8, u8, Vec<u8>);
-
-    fn end_of_recovery(timeline: u32) -> Plan {
-        let mut main = 7i64.to_le_bytes().to_vec();
-        main.extend(timeline.to_le_bytes());
-        main.extend(1u32.to_le_bytes());
-        (0, 0x90, main)
-    }
-
-    fn shutdown_checkpoint(timeline: u32) -> Plan {
-        let mut main = vec![0; 88];
-        main[8..12].copy_from_slice(&timeline.to_le_bytes());
-        main[12..16].copy_from_slice(&1u32.to_le_bytes());
-        (0, 0x00, main)
-    }
-
-    fn full_page_writes() -> Plan {
-        (0, 0x80, vec![1])
-    }
-
-    fn commit() -> Plan {
-        (1, 0x00, 7i64.to_le_bytes().to_vec())
-    }
-
-    /// What is said of two records of timeline 1 and these, where a history says that timeline 2 begins behind so many.
-    fn told(leave_after: usize, records: &[Plan]) -> Result<(), String> {
-        let mut writer = Writer::new(8192);
-        for (rmgr, info, main) in [commit(), commit()].iter().chain(records) {
-            writer.record(*rmgr, *info, 700, main);
-        }
-        let fork = writer.written[leave_after - 1].end;
-        let root = TimelineHistory::root(TimelineId::FIRST);
-        let history = root.child(TimelineId::new(2).unwrap(), fork, "").unwrap();
-        let mut beginnings = Beginnings::new(&history, PgMajor::NEWEST);
-        let mut told = Ok(());
-        let mut walker = Walker::new(Some(Lsn(writer.written[0].start.0)));
-        let segment = writer.name(0);
-        walker
-            .feed(&writer.segments()[0], &segment, &mut |record| {
-                told = told.clone().and_then(|()| beginnings.take(record, 8192));
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        told
-    }
-
-    #[test]
-    fn a_timeline_begins_where_its_history_says() {
-        for first in [end_of_recovery(2), shutdown_checkpoint(2)] {
-            assert_eq!(told(2, &[first.clone(), commit()]), Ok(()));
-            assert_eq!(told(2, &[full_page_writes(), first.clone(), commit()]), Ok(()));
-            assert!(told(1, std::slice::from_ref(&first)).is_err(), "a commit comes before");
-            assert!(told(2, &[commit(), first]).is_err(), "a commit comes before");
-        }
-        assert!(told(2, &[end_of_recovery(3)]).is_err(), "another one begins there");
-        assert!(told(2, &[full_page_writes(), commit()]).is_err(), "none begins");
-    }
-}
+mod tests;

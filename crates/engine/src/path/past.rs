@@ -2,13 +2,14 @@
 //!
 //! What is archived under an ancestor's number need not be what the timeline went on from: two servers may have been
 //! promoted to that number at one moment, or a copy of a server went on under the number of its original. The walk to a
-//! stop proves the way up to the stop; behind it only the borders between timelines are looked at, by facts.
+//! stop proves the way up to the stop; behind it only the borders between timelines are looked at: by facts, and by the
+//! records of a segment behind which nothing is there.
 //!
 //! Invariant: a stop on an ancestor is refused where the archive contradicts that the wanted timeline went on from it.
 
 use std::ops::ControlFlow;
 
-use pgkeep_base::{Error, Lsn, Result, WalSegment};
+use pgkeep_base::{Error, ErrorKind, Lsn, Result, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::wal::Walker;
 use pgkeep_repo::wal::{Link, WalFacts, link};
@@ -33,7 +34,8 @@ pub enum Past {
 /// if the next one is not there.
 ///
 /// # Errors
-/// `Refused` where segments between them don't follow each other, or are of two histories.
+/// `Refused` where segments between them don't follow each other, or the last one has no record that ends where the way
+/// leaves it.
 pub async fn prove(engine: &Engine, archive: &Archive, history: &TimelineHistory, stop: Lsn) -> Result<Past> {
     let size = archive.segment_size;
     let begin = history.begin_of(history.timeline()).unwrap_or(Lsn::INVALID);
@@ -101,8 +103,13 @@ impl Way<'_> {
     /// Whether nothing contradicts that a timeline went on from this position of a segment: it is the end of a record.
     async fn may_be_left_at(&self, segment: WalSegment, left: Lsn) -> Result<bool> {
         let Way { engine, archive, .. } = self;
-        let opened = open_segment(engine, &engine.stores(), archive, segment, Some(left)).await?;
-        let Some(Ok(chosen)) = opened else { return Ok(true) };
+        // What can't be opened contradicts nothing.
+        let chosen = match open_segment(engine, &engine.stores(), archive, segment, Some(left)).await {
+            Ok(Some(Ok(chosen))) => chosen,
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Refused => return Ok(true),
+            Err(error) => return Err(error),
+        };
         let mut crossed = false;
         Walker::new(None).feed(&chosen.bytes, &segment, &mut |record| {
             crossed = record.start < left && left < record.end;

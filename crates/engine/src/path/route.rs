@@ -37,7 +37,6 @@ pub fn choices(tree: &Tree, history: &TimelineHistory, number: u64, size: Segmen
 /// Under the timeline itself and its ancestors, newest first.
 fn own_choices(history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec<Choice> {
     let mut found = Vec::new();
-    let mut begin_of_newer: Option<Lsn> = None;
     let newest_first = std::iter::once(history.timeline()).chain(history.switches().iter().rev().map(|s| s.timeline));
     for timeline in newest_first {
         let begin = history.begin_of(timeline).expect("it is of this history");
@@ -48,11 +47,10 @@ fn own_choices(history: &TimelineHistory, number: u64, size: SegmentSize) -> Vec
             let segment = WalSegment { timeline, number, size };
             found.push(Choice {
                 segment,
-                until: begin_of_newer.filter(|newer| *newer < segment.end()),
+                until: left.filter(|left| *left < segment.end()),
                 aim: None,
             });
         }
-        begin_of_newer = Some(begin);
     }
     found
 }
@@ -66,19 +64,17 @@ fn descendant_choices<'a>(
 ) -> impl Iterator<Item = Choice> + 'a {
     let own = history.timeline();
     let begin = history.begin_of(own).expect("it is of itself");
-    let children = tree.children(own);
-    let children = children.filter(move |(child, _)| child.ancestor(own).as_ref() == Some(history));
-    children.filter_map(move |(child, fork)| {
-        let shares = size.number_of(fork) == number && fork >= begin && Lsn(number * size.bytes()) < fork;
-        let segment = WalSegment {
-            timeline: child.timeline(),
-            number,
-            size,
-        };
+    let descendants = tree.descendants(history);
+    descendants.filter_map(move |descendant| {
+        let timeline = descendant.timeline();
+        let left = descendant.switch_point(own).filter(|left| *left >= begin)?;
+        let begins_here = |begun| size.number_of(begun) == number;
+        let shares = descendant.begin_of(timeline).is_some_and(begins_here) && Lsn(number * size.bytes()) < left;
+        let segment = WalSegment { timeline, number, size };
         shares.then_some(Choice {
             segment,
-            until: Some(fork),
-            aim: Some(child.timeline()),
+            until: Some(left),
+            aim: Some(timeline),
         })
     })
 }
@@ -132,6 +128,33 @@ mod tests {
             names(&tree, 2, 5),
             [(2, false, None), (3, true, Some(3)), (1, true, None)]
         );
+    }
+
+    /// Aim: where recovery aimed at timeline 3 and stopped before that began, 1 was left there, and nowhere else.
+    #[test]
+    fn a_history_that_runs_backwards_leaves_its_ancestor_once() {
+        let parse = |number, text: String| TimelineHistory::parse(timeline(number), text.as_bytes()).unwrap();
+        let (left, aimed) = (Lsn(5 * SIZE + 200), Lsn(7 * SIZE));
+        let third = parse(3, format!("1\t{aimed}\tno\n"));
+        let fourth = parse(4, format!("1\t{aimed}\tno\n3\t{left}\tno\n"));
+        let tree = Tree::new([third.clone(), fourth.clone()], []);
+        assert_eq!(names(&tree, 4, 5), [(4, false, None), (1, true, None)]);
+        assert_eq!(names(&tree, 4, 6), [(4, false, None)]);
+        let root = tree.history(timeline(1)).unwrap();
+        assert_eq!(tree.forks(root).collect::<Vec<_>>(), [(&third, aimed), (&fourth, left)]);
+        assert_eq!(tree.forks(&third).count(), 0);
+    }
+
+    /// Aim: after two promotions within one segment the second one's copy may be all that there is of the first timeline.
+    #[test]
+    fn a_grandchilds_copy_has_the_end_of_a_timeline() {
+        let second = TimelineHistory::root(timeline(1))
+            .child(timeline(2), Lsn(5 * SIZE + 77), "")
+            .unwrap();
+        let third = second.child(timeline(3), Lsn(5 * SIZE + 99), "").unwrap();
+        let tree = Tree::new([second, third], []);
+        assert!(names(&tree, 1, 5).contains(&(3, true, Some(3))));
+        assert!(!names(&tree, 1, 6).contains(&(3, true, Some(3))));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, TimelineId};
-use pgkeep_pg::wal::{Meaning, Record, WalLevel, meaning};
+use pgkeep_base::{Error, Lsn, RecoveryTarget, Result, TimelineId};
+use pgkeep_pg::wal::{Meaning, Record, WalLevel};
 
 use super::copies::{DatabaseCopies, LostCopy};
 
@@ -19,7 +19,7 @@ pub struct Position {
     pub record: Lsn,
     /// First byte after it.
     pub end: Lsn,
-    /// Timeline of the page that it begins on.
+    /// Timeline of the page that it ends on.
     pub timeline: TimelineId,
     /// Latest time in any record up to and with this one.
     pub time: Option<Timestamp>,
@@ -41,7 +41,6 @@ pub struct MadeTablespace {
 pub struct Search {
     target: RecoveryTarget,
     exclusive: bool,
-    major: PgMajor,
     /// Its redo point, and the end of its backup-end record.
     backup: (Lsn, Lsn),
     consistent: Option<Position>,
@@ -72,7 +71,7 @@ impl Search {
     ///
     /// # Errors
     /// `Invalid` for an exclusive target that has no exclusive form.
-    pub fn new(target: RecoveryTarget, exclusive: bool, major: PgMajor, backup: (Lsn, Lsn)) -> Result<Search> {
+    pub fn new(target: RecoveryTarget, exclusive: bool, backup: (Lsn, Lsn)) -> Result<Search> {
         let has_exclusive = matches!(
             target,
             RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_)
@@ -84,7 +83,6 @@ impl Search {
         Ok(Search {
             target,
             exclusive,
-            major,
             backup,
             consistent: None,
             last: None,
@@ -100,8 +98,7 @@ impl Search {
     }
 
     /// Takes the next record; breaks once the stop is known.
-    pub fn visit(&mut self, record: &Record<'_>) -> ControlFlow<()> {
-        let meaning = meaning(record, self.major);
+    pub fn visit(&mut self, record: &Record<'_>, meaning: &Meaning) -> ControlFlow<()> {
         // PostgreSQL refuses to recover across WAL that says too little.
         if matches!(
             meaning,
@@ -112,7 +109,7 @@ impl Search {
             self.minimal_at = Some(record.start);
             return ControlFlow::Break(());
         }
-        if self.stops_before(record, &meaning) {
+        if self.stops_before(record, meaning) {
             let stop = match (self.consistent, self.last) {
                 (Some(_), Some(last)) => Stop::At(last),
                 _ => Stop::BeforeConsistency,
@@ -120,8 +117,8 @@ impl Search {
             self.stop = Some(stop);
             return ControlFlow::Break(());
         }
-        self.take_note(record, &meaning);
-        if self.stops_after(record, &meaning) {
+        self.take_note(record, meaning);
+        if self.stops_after(record, meaning) {
             let here = self.last.expect("this record was just noted");
             match (self.consistent, &self.target) {
                 (Some(_), _) => self.stop = Some(Stop::At(here)),
@@ -279,6 +276,9 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
+    use pgkeep_base::PgMajor;
+    use pgkeep_pg::wal::meaning;
+
     use super::*;
 
     /// Aim: a backup-end record makes a backup consistent only if it is that backup's: another server that went on from the
@@ -292,8 +292,8 @@ mod tests {
         kept.extend(start.0.to_le_bytes());
         let consistent = |end: Lsn| {
             let target = RecoveryTarget::Immediate;
-            let mut search = Search::new(target, false, PgMajor::NEWEST, (start, stop)).unwrap();
-            let flow = search.visit(&Record {
+            let mut search = Search::new(target, false, (start, stop)).unwrap();
+            let record = Record {
                 start: Lsn(end.0 - 0x28),
                 end,
                 prev: start,
@@ -303,7 +303,8 @@ mod tests {
                 total_bytes: kept.len() as u32,
                 kept: &kept,
                 timeline: TimelineId::FIRST,
-            });
+            };
+            let flow = search.visit(&record, &meaning(&record, PgMajor::NEWEST));
             assert_eq!(flow.is_break(), search.consistent().is_some());
             search.consistent().is_some()
         };

@@ -106,17 +106,21 @@ impl Tree {
         self.histories.values()
     }
 
-    /// Timelines forked directly from `parent`, with the switch point, oldest first.
-    pub fn children(&self, parent: TimelineId) -> impl Iterator<Item = (&TimelineHistory, Lsn)> {
-        self.histories
-            .values()
-            .filter(move |history| history.parent() == Some(parent))
-            .map(move |history| {
-                (
-                    history,
-                    history.switch_point(parent).expect("a parent is left somewhere"),
-                )
-            })
+    /// Timelines that descend from the one of a history, and say of it what that says; oldest first.
+    pub fn descendants<'a>(&'a self, history: &'a TimelineHistory) -> impl Iterator<Item = &'a TimelineHistory> {
+        let own = history.timeline();
+        let others = self.histories.values().filter(move |other| other.timeline() != own);
+        others.filter(move |other| other.ancestor(own).as_ref() == Some(history))
+    }
+
+    /// Those of them whose first record follows one of that timeline, with the point where it is left. Their parent may be
+    /// another one, which recovery aimed at and never reached.
+    pub fn forks<'a>(&'a self, history: &'a TimelineHistory) -> impl Iterator<Item = (&'a TimelineHistory, Lsn)> {
+        self.descendants(history).filter_map(move |other| {
+            let begin = other.begin_of(other.timeline())?;
+            let before = Lsn(begin.0.checked_sub(1)?);
+            (other.timeline_at(before) == history.timeline()).then_some((other, begin))
+        })
     }
 
     /// The newest timeline that descends from `timeline`, or itself.

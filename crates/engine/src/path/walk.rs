@@ -1,15 +1,16 @@
 //! Walks the WAL of a route, segment by segment, until a target's stop or the end of what is there.
 //!
 //! Invariants: the walk ends at the first thing that PostgreSQL could not replay either; why it ended is always told
-//! apart (missing, bad, unknown, two histories). At most [`SEGMENTS_IN_FLIGHT`] segments are in memory.
+//! apart (missing, bad, unknown, two histories). At most [`SEGMENTS_IN_FLIGHT`] segments are opened at once.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use pgkeep_base::limits::SEGMENTS_IN_FLIGHT;
 use pgkeep_base::{Error, Lsn, PgMajor, RecoveryTarget, Result, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::history::TimelineHistory;
-use pgkeep_pg::wal::{WalkEnd, Walker, read_segment_header};
+use pgkeep_pg::wal::{WalkEnd, Walker, meaning, read_segment_header};
 use pgkeep_store::Store;
 
 use super::archive::Archive;
@@ -19,9 +20,6 @@ use super::route::{Choice, choices};
 use super::search::{Position, Search, Stop};
 use crate::engine::Engine;
 use crate::wal::map::SegmentMap;
-
-/// Segments that are being read ahead of the walk.
-const SEGMENTS_IN_FLIGHT: usize = 4;
 
 /// Where a walk begins: a base backup.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +136,7 @@ pub async fn walk(
     target: RecoveryTarget,
     exclusive: bool,
 ) -> Result<Walked> {
-    let search = Search::new(target, exclusive, from.major, (from.start_lsn, from.stop_lsn))?;
+    let search = Search::new(target, exclusive, (from.start_lsn, from.stop_lsn))?;
     let first = archive.segment_size.number_of(from.start_lsn);
     let last = last_number(archive, history).unwrap_or(first);
     let source = Source {
@@ -178,6 +176,7 @@ fn last_number(archive: &Archive, history: &TimelineHistory) -> Option<u64> {
 struct Progressing<'a> {
     walker: Walker,
     beginnings: Beginnings<'a>,
+    major: PgMajor,
     search: Search,
     map: SegmentMap,
     aim: TimelineId,
@@ -188,7 +187,8 @@ impl<'a> Progressing<'a> {
     fn new(size: SegmentSize, from: From, search: Search, history: &'a TimelineHistory) -> Progressing<'a> {
         Progressing {
             walker: Walker::new(Some(from.start_lsn)),
-            beginnings: Beginnings::new(history, from.major),
+            beginnings: Beginnings::new(history),
+            major: from.major,
             search,
             map: SegmentMap::new(size),
             aim: history.timeline(),
@@ -208,53 +208,67 @@ impl<'a> Progressing<'a> {
             }
             Opened::Bad(segment, error) => return Ok(Some(PathEnd::Bad { segment, error })),
         };
-        let until = choice.until.unwrap_or(Lsn(u64::MAX));
-        let (mut left, mut stranger) = (false, None);
-        // Without a header no record is read from it.
-        let block = read_segment_header(&chosen.bytes).map_or(1, |header| header.block_bytes);
-        let (search, beginnings) = (&mut self.search, &mut self.beginnings);
-        let end = self.walker.feed(&chosen.bytes, &choice.segment, &mut |record| {
-            left = record.end > until;
-            stranger = (!left).then(|| beginnings.take(record, block).err()).flatten();
-            if left || stranger.is_some() {
-                ControlFlow::Break(())
-            } else {
-                search.visit(record)
-            }
-        })?;
-        if let Some(why) = stranger {
-            let (segment, wanted) = (choice.segment, source.history.timeline());
-            let error = Error::corrupt(format!("{why}, where the way to timeline {wanted} says otherwise"))
-                .detail("another server was promoted to the same number");
+        let fed = self.feed(&choice, &chosen)?;
+        if let Some(why) = fed.stranger {
+            let error = Error::corrupt(why).detail("another server was promoted to the same number");
+            let segment = choice.segment;
             return Ok(Some(PathEnd::Bad { segment, error }));
         }
-        let contributes = !left || self.search.last().is_some_and(|last| last.end > choice.segment.start());
         // WAL of its own that does not go on where the segment before ended: another server's. That is no end.
-        let valid_to = chosen.facts.as_ref().map(|facts| facts.segment.valid_to.min(until));
-        let is_strange = |at: Lsn| valid_to.is_some_and(|valid_to| valid_to > at);
-        if contributes {
+        let valid_to = chosen
+            .facts
+            .as_ref()
+            .map(|facts| facts.segment.valid_to.min(end_of(&choice)));
+        if !fed.left || self.search.last().is_some_and(|last| last.end > choice.segment.start()) {
             self.map.push(choice.segment, chosen.hash, chosen.holder)?;
             self.notes.extend(chosen.notes);
             self.aim = choice.aim.unwrap_or(self.aim);
         }
-        Ok(match end {
-            WalkEnd::Interrupted { .. } if left => Some(source.left_at(until, choice.segment)),
-            WalkEnd::Interrupted { .. } => Some(match self.search.minimal_at() {
+        Ok(match (fed.end, choice.until) {
+            (WalkEnd::Interrupted { .. }, _) if !fed.left => Some(match self.search.minimal_at() {
                 Some(at) => PathEnd::Minimal { at },
                 None => PathEnd::Stop,
             }),
-            WalkEnd::Stopped { at, .. } if choice.until.is_some_and(|until| at >= until) => {
-                Some(source.left_at(until, choice.segment))
+            (WalkEnd::Stopped { at, reason }, until) if until.is_none_or(|until| at < until) => {
+                let is_strange = valid_to.is_some_and(|valid_to| valid_to > at);
+                let later = source.later_than(choice.segment.number);
+                let later = later.or(is_strange.then_some(choice.segment));
+                Some(PathEnd::Invalid { at, reason, later })
             }
-            WalkEnd::Stopped { at, reason } => Some(PathEnd::Invalid {
-                at,
-                reason,
-                later: (source.later_than(choice.segment.number)).or(is_strange(at).then_some(choice.segment)),
-            }),
-            _ if choice.until.is_some() => Some(source.left_at(until, choice.segment)),
-            _ => None,
+            (_, Some(until)) => Some(source.left_at(until, choice.segment)),
+            (_, None) => None,
         })
     }
+
+    /// Shows the records of a segment to the search, as far as they are of the way.
+    fn feed(&mut self, choice: &Choice, chosen: &Chosen) -> Result<Fed> {
+        let (mut left, mut stranger) = (false, None);
+        // Without a header no record is read from it.
+        let block = read_segment_header(&chosen.bytes).map_or(1, |header| header.block_bytes);
+        let (search, beginnings, major) = (&mut self.search, &mut self.beginnings, self.major);
+        let end = self.walker.feed(&chosen.bytes, &choice.segment, &mut |record| {
+            left = choice.until.is_some_and(|until| record.end > until);
+            if left {
+                return ControlFlow::Break(());
+            }
+            let meaning = meaning(record, major);
+            stranger = beginnings.take(record, &meaning, block).err();
+            match stranger {
+                Some(_) => ControlFlow::Break(()),
+                None => search.visit(record, &meaning),
+            }
+        })?;
+        Ok(Fed { end, left, stranger })
+    }
+}
+
+/// What was seen of a segment.
+struct Fed {
+    end: WalkEnd,
+    /// A record lies behind the point where the way leaves the segment's timeline.
+    left: bool,
+    /// Why the records are not of the way.
+    stranger: Option<String>,
 }
 
 enum Opened {
@@ -273,14 +287,11 @@ struct Source<'a> {
 impl Source<'_> {
     /// The first segment of the route after `number` that is listed.
     fn later_than(&self, number: u64) -> Option<WalSegment> {
-        let size = self.archive.segment_size;
-        let last = last_number(self.archive, self.history)?;
-        (number + 1..=last).find_map(|number| {
-            let found = choices(&self.archive.tree, self.history, number, size);
-            found
-                .iter()
-                .map(|choice| choice.segment)
-                .find(|s| !self.archive.contents(s.timeline, s.number).is_empty())
+        let is_there = |segment: &WalSegment| !self.archive.contents(segment.timeline, segment.number).is_empty();
+        let mut numbers = self.archive.numbers_behind(self.history, number).into_iter();
+        numbers.find_map(|number| {
+            let found = choices(&self.archive.tree, self.history, number, self.archive.segment_size);
+            found.iter().map(|choice| choice.segment).find(is_there)
         })
     }
 
@@ -288,12 +299,8 @@ impl Source<'_> {
     /// where that begins.
     fn known_behind(&self, last: Option<Position>) -> Option<WalSegment> {
         let own = self.history.timeline();
-        let of_way = self
-            .archive
-            .tree
-            .timelines()
-            .filter(|history| history.timeline() != own && history.ancestor(own).as_ref() == Some(self.history));
-        let left = of_way.filter_map(|history| Some((history.switch_point(own)?, history.timeline())));
+        let descendants = self.archive.tree.descendants(self.history);
+        let left = descendants.filter_map(|history| Some((history.switch_point(own)?, history.timeline())));
         let (at, timeline) = left.chain(self.history.begin_of(own).zip(Some(own))).max()?;
         let end = last.map_or(Lsn::INVALID, |last| last.end);
         (at > end).then(|| WalSegment::at(timeline, at, self.archive.segment_size))

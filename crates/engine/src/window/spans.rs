@@ -14,11 +14,11 @@ use pgkeep_repo::head::PhysicalHead;
 use pgkeep_repo::lineage::Lineage;
 
 use super::{Range, TIME_SEARCH_SEGMENTS};
-use crate::catalogue::{Backup, history_of};
+use crate::catalogue::Backup;
 use crate::engine::Engine;
 use crate::path::Archive;
 use crate::path::contents::{is_contested, segment_facts};
-use crate::path::heads::{history_meant, leads};
+use crate::path::heads::{ends_behind, history_meant, history_of};
 use crate::path::route::{Choice, choices};
 use crate::wal::map::Holder;
 
@@ -111,14 +111,11 @@ impl<'a> Spans<'a> {
         let mut ahead = vec![span];
         while let Some(span) = ahead.pop() {
             let (from, to) = (span.from, span.run.until.unwrap_or(span.run.last.end()));
-            let timeline = span.history.timeline();
-            let forks = archive.tree.children(timeline);
+            let (timeline, mut found) = (span.history.timeline(), Vec::new());
+            // Another server may have been promoted to this number.
+            let forks = archive.tree.forks(&span.history);
+            let forks = forks.filter(|(child, _)| archive.tree.is_past_of(timeline, child));
             for (child, fork) in forks.filter(|(_, fork)| from <= *fork && *fork <= to) {
-                // Another server may have been promoted to this number.
-                let is_past = archive.tree.is_past_of(timeline, child);
-                if !is_past || child.ancestor(timeline).as_ref() != Some(&span.history) {
-                    continue;
-                }
                 let Some(run) = self.run_from(child, archive.segment_size.number_of(fork)).await? else {
                     continue;
                 };
@@ -129,9 +126,10 @@ impl<'a> Spans<'a> {
                     run,
                     ..span
                 };
-                self.add(forked.clone());
-                ahead.push(forked);
+                found.push(forked);
             }
+            found.iter().for_each(|forked| self.add(forked.clone()));
+            ahead.append(&mut found);
         }
         Ok(())
     }
@@ -207,13 +205,13 @@ impl<'a> Spans<'a> {
                 first.map(|time| time.max(span.not_before))
             }
         };
-        let (from, to) = if self.goes_on_after(history, span.run) {
+        let end = self.facts(last).await?.and_then(|facts| facts.last_record_end);
+        let (from, to) = if self.goes_on_after(history, span.run, end.unwrap_or(last.end())) {
             let to = self.last_certain_time(span).await?;
             (from.filter(|from| to.is_some_and(|to| *from <= to)), to)
         } else {
             (from, self.last_time(span).await?.max(from))
         };
-        let end = self.facts(last).await?.and_then(|facts| facts.last_record_end);
         Ok(Range {
             lineage: lineage.clone(),
             timeline: history.timeline(),
@@ -226,21 +224,15 @@ impl<'a> Spans<'a> {
 
     /// The archive goes on behind a run, or a descendant left the timeline there, or a backup ended there: the run's end is a
     /// gap or a dispute, and what lies there is unknown.
-    fn goes_on_after(&self, history: &TimelineHistory, run: Run) -> bool {
-        let (own, end) = (history.timeline(), run.until.unwrap_or(run.last.end()));
-        let descendants = self.archive.tree.timelines();
-        let mut descendants = descendants.filter(|other| other.ancestor(own).as_ref() == Some(history));
+    fn goes_on_after(&self, history: &TimelineHistory, run: Run, end: Lsn) -> bool {
+        let (tree, own) = (&self.archive.tree, history.timeline());
+        let end = run.until.unwrap_or(end);
         let is_left = |other: &TimelineHistory| other.switch_point(own).is_some_and(|left| left > end);
-        let is_known = |head: &&PhysicalHead| leads(&self.archive.tree, head, history) && head.stop_lsn > end;
-        if descendants.any(is_left) || self.heads.iter().any(is_known) {
+        if tree.descendants(history).any(is_left) || ends_behind(tree, self.heads.iter().copied(), history, end) {
             return true;
         }
-        let ancestors = history.switches().iter().map(|switch| switch.timeline);
-        let last = ancestors
-            .chain([own])
-            .filter_map(|timeline| self.archive.last_number(timeline))
-            .max();
-        (run.last.number + 1..=last.unwrap_or(0)).any(|number| self.choice(history, number).is_some())
+        let behind = self.archive.numbers_behind(history, run.last.number);
+        behind.into_iter().any(|number| self.choice(history, number).is_some())
     }
 
     /// The earliest time in the segment with which a timeline begins.

@@ -21,7 +21,6 @@ const CHECKPOINT_ONLINE: u8 = 0x10;
 const BACKUP_END: u8 = 0x50;
 const PARAMETER_CHANGE: u8 = 0x60;
 const RESTORE_POINT: u8 = 0x70;
-const FPW_CHANGE: u8 = 0x80;
 const END_OF_RECOVERY: u8 = 0x90;
 const OVERWRITE_CONTRECORD: u8 = 0xD0;
 const CHECKPOINT_REDO: u8 = 0xE0;
@@ -98,8 +97,6 @@ pub enum Meaning {
         /// `wal_level` from here on.
         wal_level: WalLevel,
     },
-    /// `full_page_writes` was turned on or off.
-    FullPageWrites,
     /// Stands in place of the rest of a record that a crash left unfinished.
     OverwriteContrecord {
         /// Where the unfinished record began.
@@ -148,7 +145,6 @@ fn xlog_meaning(record: &Record, major: PgMajor) -> Option<Meaning> {
     let kind = record.info & RMGR_INFO_MASK;
     let main = match kind {
         XLOG_SWITCH => return Some(Meaning::Switch),
-        FPW_CHANGE => return Some(Meaning::FullPageWrites),
         CHECKPOINT_REDO if major.get() >= 17 => return Some(Meaning::CheckpointRedo),
         CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE | BACKUP_END | PARAMETER_CHANGE | RESTORE_POINT | END_OF_RECOVERY
         | OVERWRITE_CONTRECORD => record.main_data(major)?,

@@ -125,7 +125,7 @@ impl Window {
             repository: window.repository.clone(),
             ranges: window.ranges.iter().map(range).collect(),
             gaps: window.gaps.iter().map(Gap::from).collect(),
-            conflicts: window.conflicts.iter().map(|segment| segment.name()).collect(),
+            conflicts: window.conflicts.iter().map(|(_, segment)| segment.name()).collect(),
             unreachable: window.unreachable.iter().map(unreachable).collect(),
         }
     }

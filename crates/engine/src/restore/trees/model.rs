@@ -212,15 +212,15 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The history of a timeline; of those of a number that two servers took, the newest backup's.
+    /// The history of a timeline; of those of a number that two servers took, the one that all backups on it have.
     fn history(&self, timeline: u32, request: &Request) -> Option<History> {
-        let own = self.backups(request).filter_map(|(_, backup)| {
-            let branch = &self.world.branches[backup.branch];
-            let is_own = branch.timeline == timeline && self.known.twice.contains(&timeline);
-            is_own.then(|| (backup.stop, branch.history.clone()))
-        });
-        let own = own.max_by_key(|(stop, _)| *stop).map(|(_, history)| history);
-        self.known.histories.get(&timeline).cloned().or(own)
+        let branches = self
+            .backups(request)
+            .map(|(_, backup)| &self.world.branches[backup.branch]);
+        let is_own = |branch: &&Branch| branch.timeline == timeline && self.known.twice.contains(&timeline);
+        let mut own = branches.filter(is_own).map(|branch| &branch.history);
+        let first = own.next().filter(|first| own.all(|other| other == *first));
+        self.known.histories.get(&timeline).or(first).cloned()
     }
 
     fn wanted(&self, request: &Request) -> Option<u32> {

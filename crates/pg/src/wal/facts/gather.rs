@@ -91,7 +91,6 @@ impl Gathering {
             }
             Meaning::OverwriteContrecord { .. }
             | Meaning::CheckpointRedo
-            | Meaning::FullPageWrites
             | Meaning::TablespaceCreate { .. }
             | Meaning::Prepare
             | Meaning::Other => {}

@@ -140,7 +140,6 @@ fn records_of_the_log_manager_read_as_laid_out() {
     parameters[20] = 2;
     writer.record(0, 0x60, 0, &parameters);
     writer.record(0, 0xE0, 0, &[1, 0, 0, 0]);
-    writer.record(0, 0x80, 0, &[1]);
     let timeline = |number| TimelineId::new(number).unwrap();
     assert_eq!(
         meanings(&writer),
@@ -166,7 +165,6 @@ fn records_of_the_log_manager_read_as_laid_out() {
                 wal_level: WalLevel::Logical
             },
             Meaning::CheckpointRedo,
-            Meaning::FullPageWrites,
         ]
     );
 }

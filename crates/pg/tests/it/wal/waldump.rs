@@ -122,7 +122,6 @@ pub fn assert_same(ours: &Line, theirs: &Line) {
         "SWITCH",
         "PARAMETER_CHANGE",
         "OVERWRITE_CONTRECORD",
-        "FPW_CHANGE",
     ];
     let says = |word: &str| theirs.says.starts_with(word);
     let matters = match theirs.rmgr.as_str() {
@@ -169,7 +168,6 @@ fn says(meaning: &Meaning, major: u16) -> String {
         ),
         Meaning::BackupEnd { start_lsn } => format!("BACKUP_END {start_lsn}"),
         Meaning::Switch => "SWITCH".into(),
-        Meaning::FullPageWrites => "FPW_CHANGE ".into(),
         Meaning::ParameterChange { .. } => "PARAMETER_CHANGE ".into(),
         Meaning::OverwriteContrecord { lsn } => format!("OVERWRITE_CONTRECORD lsn {lsn};"),
         Meaning::TablespaceCreate { oid, location } => format!("CREATE {oid} \"{}\"", location.display()),
