@@ -68,7 +68,7 @@ impl World {
             }
         }
         if let Some(clock) = &self.clock {
-            clock.jump(0);
+            clock.shift(0);
         }
     }
 
@@ -290,7 +290,7 @@ impl World {
     fn jump(&mut self, rng: &mut StdRng) {
         let far = [-86_400, -3_600, -900, -20, 20, 900, 3_600, 86_400];
         if let Some(clock) = &self.clock {
-            clock.jump(*far.choose(rng).expect("there are some"));
+            clock.shift(*far.choose(rng).expect("there are some"));
         }
         self.switch();
         self.load(20);

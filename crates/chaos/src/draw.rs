@@ -72,8 +72,6 @@ pub struct Draw {
     pub mounts: bool,
     /// The machine lets us mount file systems on loop devices.
     pub loops: bool,
-    /// There is a C compiler, for the clock.
-    pub compiler: bool,
 }
 
 /// Where the repository is.
@@ -264,7 +262,7 @@ impl Draw {
             place_disk: !power && self.mounts,
             state_disk: rng.random_ratio(1, 3) && self.mounts,
             wal_disk: rng.random_ratio(1, 4) && self.mounts,
-            clock: rng.random_ratio(1, 4) && self.compiler,
+            clock: rng.random_ratio(1, 4),
         }
     }
 
@@ -396,7 +394,6 @@ mod tests {
         brief: false,
         mounts: true,
         loops: true,
-        compiler: true,
     };
 
     #[test]
@@ -425,18 +422,11 @@ mod tests {
         let nothing = Draw {
             mounts: false,
             loops: false,
-            compiler: false,
             ..ALL
         };
         for number in 0..100 {
             let kinds = nothing.cycle(number).kinds;
-            let impossible = [
-                Kind::FullPlace,
-                Kind::FullState,
-                Kind::FullWal,
-                Kind::PowerCut,
-                Kind::ClockJump,
-            ];
+            let impossible = [Kind::FullPlace, Kind::FullState, Kind::FullWal, Kind::PowerCut];
             assert!(impossible.iter().all(|kind| !kinds.contains(kind)), "{kinds:?}");
         }
     }

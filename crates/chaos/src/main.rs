@@ -11,7 +11,6 @@
 mod actions;
 mod audit;
 mod claims;
-mod clock;
 mod cycle;
 mod damage;
 mod document;
@@ -150,17 +149,12 @@ fn one(arguments: &Arguments, stage: &mut Stage, draw: &Draw, number: u64) -> bo
 /// What the machine allows, said where that is not all.
 fn draw(seed: Option<u64>, brief: bool) -> Draw {
     let usual = || if brief { draw::BRIEF_SEED } else { rand::random() };
-    let draw = Draw {
+    Draw {
         seed: seed.unwrap_or_else(usual),
         brief,
         mounts: Disk::memory("size=1m", "full disks").is_some(),
         loops: Disk::ext4(4, "power cuts").is_some(),
-        compiler: clock::can_compile(),
-    };
-    if !draw.compiler {
-        pgkeep_testkit::matrix::not_run("jumps of the clock", "there is no C compiler");
     }
-    draw
 }
 
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());

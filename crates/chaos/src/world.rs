@@ -11,10 +11,9 @@ use pgkeep_base::{Lsn, SegmentSize, TimelineId};
 use pgkeep_testkit::faults::disk::Disk;
 use pgkeep_testkit::fixture::Shop;
 use pgkeep_testkit::oracle::Oracle;
-use pgkeep_testkit::{Bucket, Cluster, Ledger, Output, Run, S3Proxy, S3Server, Scratch, TcpProxy, wait};
+use pgkeep_testkit::{Bucket, Clock, Cluster, Ledger, Output, Run, S3Proxy, S3Server, Scratch, TcpProxy, wait};
 
 use crate::claims::{Claims, Way};
-use crate::clock::Clock;
 use crate::draw::Installation;
 
 /// No command may take longer, whatever happens to it: it hangs then. Generous, since the machine may be busy.
@@ -222,10 +221,10 @@ impl World {
     /// pgkeep with this installation's configuration and clock, to be run by [`World::act`].
     pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
         let run = self.shop.run(args).limit(BOUND);
-        self.clock
-            .iter()
-            .flat_map(Clock::environment)
-            .fold(run, |run, (name, value)| run.env(name, value))
+        match &self.clock {
+            Some(clock) => clock.apply(run),
+            None => run,
+        }
     }
 
     /// Runs a command to its end.
