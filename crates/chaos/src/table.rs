@@ -9,6 +9,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::document::shorten;
+
 /// Zero failures in n trials bound the true rate at 3/n with 95 % confidence.
 const RULE_OF_THREE: f64 = 3.0;
 
@@ -146,9 +148,8 @@ fn failures(cycles: &[Value]) -> String {
         };
         // The first line says where in the harness.
         let said = failure.lines().nth(1).unwrap_or(failure);
-        let said: String = said.chars().take(200).collect();
         let (seed, at) = (plain(&cycle["run_seed"]), number(cycle, "number"));
-        let _ = writeln!(text, "\nFailed: cycle {at} of seed {seed}: {said}");
+        let _ = writeln!(text, "\nFailed: cycle {at} of seed {seed}: {}", shorten(said));
     }
     text
 }
@@ -190,7 +191,7 @@ mod tests {
         assert!(!counted.contains("Failed"));
 
         let bad = [
-            cycle(&["crash"], Some("panicked at x:\nI1: lost")),
+            cycle(&["crash"], Some("panicked at x:\nI1: lost /dev/shm/pgkt-Ab12/host-2/x")),
             cycle(&["crash"], None),
         ];
         let counted = table(&bad);
@@ -198,6 +199,9 @@ mod tests {
             counted.contains("| **all** | 2 | 200 | 4 | 300 | 160 | 2 | 1 | – |"),
             "{counted}"
         );
-        assert!(counted.ends_with("Failed: cycle 4 of seed 3: I1: lost\n"), "{counted}");
+        assert!(
+            counted.ends_with("Failed: cycle 4 of seed 3: I1: lost host-2/x\n"),
+            "{counted}"
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use pgkeep_testkit::postgres::Recovery;
 use pgkeep_testkit::{Cluster, Damage, Output, Scratch};
 
+use crate::document::shorten;
 use crate::source::{ROWS, Source};
 use crate::tool::Restore;
 
@@ -209,14 +210,6 @@ fn fatal(log: &str) -> String {
 fn first_words(output: &Output) -> String {
     let mut lines = output.stderr.lines().chain(output.stdout.lines());
     shorten(lines.find(|line| !line.trim().is_empty()).unwrap_or_default())
-}
-
-fn shorten(line: &str) -> String {
-    let line = line.trim().replace('|', "/");
-    match line.char_indices().nth(200) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line,
-    }
 }
 
 impl Restored {
