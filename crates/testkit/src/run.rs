@@ -203,6 +203,24 @@ impl Running {
         line.split_whitespace().next()?.parse().ok()
     }
 
+    /// Whether it is connected to this port of 127.0.0.1, of a server that may not answer.
+    pub fn is_connected_to(&self, port: u16) -> bool {
+        // A line: its number, our address, the other one, the state, …; the tenth word is the socket's inode.
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux shows its connections");
+        let to = format!("0100007F:{port:04X}");
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let connections = table
+            .lines()
+            .map(words)
+            .filter(|words| words[2] == to && words[3] == "01");
+        let sockets: Vec<String> = connections.map(|words| format!("socket:[{}]", words[9])).collect();
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .into_iter()
+            .flatten();
+        let mut links = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+        links.any(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str()))
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
@@ -369,6 +387,17 @@ mod tests {
         assert!(sleep.proc_number("status", "VmHWM:").unwrap() > 0);
         sleep.signal(Signal::TERM);
         assert_eq!(sleep.wait().signal, Some(15));
+    }
+
+    #[test]
+    fn a_connection_is_seen_although_nobody_answers() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; exec sleep 60");
+        let client = Run::new("/bin/bash").args(["-c", &script]).spawn();
+        wait::until("its connection", LIMIT, || client.is_connected_to(port).then_some(()));
+        let other = Run::new("/bin/sleep").arg("60").spawn();
+        assert!(!other.is_connected_to(port));
     }
 
     #[test]

@@ -178,7 +178,9 @@ fn an_s3_server_that_does_not_answer() {
         if hang {
             // PostgreSQL must see the signal, or it takes its own shutdown for the end of the archive.
             let mut asked = shop.run(["wal", "fetch", &last, "pg_wal/x"]).cwd(&directory).spawn();
-            std::thread::sleep(Duration::from_millis(500));
+            wait::until("it to ask", wait::LIMIT, || {
+                asked.is_connected_to(server.port()).then_some(())
+            });
             asked.signal(Signal::TERM);
             let ended = asked.wait();
             assert_eq!(ended.signal, Some(15), "{ended}");

@@ -281,7 +281,7 @@ fn an_s3_server_that_dies_or_stalls_ends_the_backup() {
     let running = begin();
     server.stall();
     let output = running.wait();
-    let pushed = push_and_terminate(&shop);
+    let pushed = push_and_terminate(&shop, &server);
     server.resume();
     output.expect(7);
     assert!(
@@ -305,13 +305,15 @@ fn an_s3_server_that_dies_or_stalls_ends_the_backup() {
 }
 
 /// The exit code of a push that waits for the storage when SIGTERM comes, as when PostgreSQL stops its archiver.
-fn push_and_terminate(shop: &Shop) -> i32 {
+fn push_and_terminate(shop: &Shop, server: &S3Server) -> i32 {
     let files = shop.cluster.wal_files();
     let segment = files.iter().find(|name| name.len() == 24).unwrap();
     let path = shop.cluster.data_dir().join("pg_wal").join(segment);
     let mut push = shop.run(["wal", "push"]).arg(path).spawn();
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    assert!(push.is_running(), "it does not wait: {}", push.stderr());
+    wait::until("it to ask", wait::LIMIT, || {
+        assert!(push.is_running(), "it does not wait: {}", push.stderr());
+        push.is_connected_to(server.port()).then_some(())
+    });
     push.signal(Signal::TERM);
     push.wait().code.expect("it ends by itself")
 }
