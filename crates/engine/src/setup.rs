@@ -31,7 +31,7 @@ pub struct Place {
 pub struct ClusterConfig {
     /// Its configured name.
     pub name: ClusterName,
-    /// libpq connection string; empty means libpq's defaults.
+    /// libpq connection string, which may hold a password; empty means libpq's defaults.
     pub connection: String,
     /// Where PostgreSQL's programs are, if not where they are usually found.
     pub postgres_bin: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgkeep_base::{Error, ErrorKind, Progress, Result, ResultExt, SystemClock};
-use pgkeep_engine::{ClusterConfig, Engine, Place, Setup};
+use pgkeep_engine::{Engine, Place, Setup};
 use pgkeep_repo::keys::{Identity, Recipient, parse_identity_file};
 use pgkeep_repo::repofile::RepositoryFile;
 use pgkeep_repo::seal::SealMode;
@@ -80,7 +80,7 @@ pub fn setup(context: &Context, config: &Config, wishes: &Wishes, progress: Arc<
         signers: signers(config)?,
         accept_signer: wishes.accept_signer,
         identities: identities(context, config, wishes)?,
-        clusters: config.clusters.iter().map(cluster).collect(),
+        clusters: config.clusters.clone(),
         environment: Arc::new(context.lookup()),
         clock: Arc::new(SystemClock),
         progress,
@@ -215,16 +215,6 @@ pub fn read_identities(path: &Path) -> Result<Vec<Identity>> {
                 .or_hint("Name the file with `--identity FILE` or PGKEEP_IDENTITY_FILE."),
             _ => error,
         })
-}
-
-fn cluster(cluster: &crate::config::ClusterConfig) -> ClusterConfig {
-    ClusterConfig {
-        name: cluster.name.clone(),
-        connection: cluster.connection.clone(),
-        postgres_bin: cluster.postgres_bin.clone(),
-        archive_timeout: cluster.archive_timeout,
-        rpo: cluster.rpo,
-    }
 }
 
 fn without_repository_file(error: Error) -> Error {

@@ -57,7 +57,14 @@ pub fn check(engine: &Engine, context: &Context, told: Told, asked: &[Asked], fi
     findings.put("encryption-mode", judge_encryption(mode));
     findings.put("recipients", judge_recipients(mode, told.stale));
     findings.put("repository-file", judge_repository_file(&context.repository_file));
-    findings.put("signing-key", judge_signing_key(&context.signing_key_file));
+    findings.put(
+        "signing-key",
+        judge_private(
+            &context.signing_key_file,
+            "does not exist yet; it is made on first use",
+            "they can sign backups as this host",
+        ),
+    );
     let own = context
         .signing_key_file
         .mode
@@ -76,7 +83,10 @@ pub fn check(engine: &Engine, context: &Context, told: Told, asked: &[Asked], fi
         findings.put("identity-file", Verdict::skip("no identity file is configured"));
     }
     for file in &context.identity_files {
-        findings.put("identity-file", judge_identity_file(file));
+        findings.put(
+            "identity-file",
+            judge_private(file, "is configured, and not on this host", "it opens every backup"),
+        );
     }
     let held: Vec<Recipient> = setup.identities.iter().map(|identity| identity.recipient()).collect();
     findings.put("identity-opens", judge_opens(mode, &held, told.opened));
@@ -134,12 +144,13 @@ fn judge_repository_file(file: &PrivateFile) -> Verdict {
     }
 }
 
-fn judge_signing_key(file: &PrivateFile) -> Verdict {
+/// A file that nobody else may read: what it means where it is not there, and that others can read it.
+fn judge_private(file: &PrivateFile, absent: &str, harm: &str) -> Verdict {
     let shown = file.path.display();
     match file.mode {
-        None => Verdict::skip(format!("{shown} does not exist yet; it is made on first use")),
+        None => Verdict::skip(format!("{shown} {absent}")),
         Some(mode) if mode & 0o077 != 0 => Verdict::fail(
-            format!("others can read {shown} (mode {mode:04o}): they can sign backups as this host"),
+            format!("others can read {shown} (mode {mode:04o}): {harm}"),
             format!("chmod 600 {shown}"),
         ),
         Some(mode) => Verdict::pass(format!("{shown}, mode {mode:04o}")),
@@ -176,18 +187,6 @@ fn judge_signer(
         format!("nobody is told to trust {own}, which signs what this host writes: other hosts refuse to restore it"),
         format!("On a host that is trusted: `pgkeep keys trust {own}`."),
     )
-}
-
-fn judge_identity_file(file: &PrivateFile) -> Verdict {
-    let shown = file.path.display();
-    match file.mode {
-        None => Verdict::skip(format!("{shown} is configured, and not on this host")),
-        Some(mode) if mode & 0o077 != 0 => Verdict::fail(
-            format!("others can read {shown} (mode {mode:04o}): it opens every backup"),
-            format!("chmod 600 {shown}"),
-        ),
-        Some(mode) => Verdict::pass(format!("{shown}, mode {mode:04o}")),
-    }
 }
 
 fn judge_opens(mode: &SealMode, held: &[Recipient], opened: Option<Result<()>>) -> Verdict {
@@ -267,10 +266,11 @@ mod tests {
         assert_eq!(judge_repository_file(&file(Some(0o640))).status, Status::Pass);
         assert_eq!(judge_repository_file(&file(Some(0o644))).status, Status::Warn);
         assert_eq!(judge_repository_file(&file(None)).status, Status::Fail);
-        assert_eq!(judge_signing_key(&file(Some(0o640))).status, Status::Fail);
-        assert_eq!(judge_signing_key(&file(None)).status, Status::Skip);
-        assert_eq!(judge_identity_file(&file(Some(0o644))).fix, "chmod 600 /etc/pgkeep/x");
-        assert_eq!(judge_identity_file(&file(Some(0o400))).status, Status::Pass);
+        let private = |mode| judge_private(&file(mode), "is not there", "it opens every backup");
+        assert_eq!(private(Some(0o640)).status, Status::Fail);
+        assert_eq!(private(None).status, Status::Skip);
+        assert_eq!(private(Some(0o644)).fix, "chmod 600 /etc/pgkeep/x");
+        assert_eq!(private(Some(0o400)).status, Status::Pass);
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgkeep_base::{ClusterName, Error, ErrorKind, Result, ResultExt};
+use pgkeep_base::{Error, ErrorKind, Result, ResultExt};
+use pgkeep_engine::ClusterConfig;
 use pgkeep_store::StoreConfig;
 use serde::Deserialize;
 
@@ -43,21 +44,6 @@ pub struct RepositoryConfig {
     pub required: bool,
     /// Where it is and how to talk to it.
     pub store: StoreConfig,
-}
-
-/// A cluster of the configuration.
-#[derive(Clone, Debug)]
-pub struct ClusterConfig {
-    /// Its name.
-    pub name: ClusterName,
-    /// libpq connection string; may hold a password.
-    pub connection: String,
-    /// Where PostgreSQL's programs are.
-    pub postgres_bin: Option<PathBuf>,
-    /// How long a backup waits for the archiver.
-    pub archive_timeout: Duration,
-    /// How much of the latest work may be lost.
-    pub rpo: Option<Duration>,
 }
 
 /// The configuration in force.

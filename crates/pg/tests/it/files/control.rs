@@ -62,22 +62,13 @@ fn shown_as(control: &ControlFile) -> Vec<(&'static str, String)> {
         WalLevel::Replica => "replica",
         WalLevel::Logical => "logical",
     };
-    let state = match control.state {
-        ClusterState::StartingUp => "starting up",
-        ClusterState::ShutDown => "shut down",
-        ClusterState::ShutDownInRecovery => "shut down in recovery",
-        ClusterState::ShuttingDown => "shutting down",
-        ClusterState::InCrashRecovery => "in crash recovery",
-        ClusterState::InArchiveRecovery => "in archive recovery",
-        ClusterState::InProduction => "in production",
-    };
     let checkpoint = &control.checkpoint;
     let (epoch, xid) = (checkpoint.next_xid >> 32, checkpoint.next_xid & 0xFFFF_FFFF);
     vec![
         ("Database system identifier", control.system_id.to_string()),
         ("pg_control version number", control.control_version.to_string()),
         ("Catalog version number", control.catalog_version.to_string()),
-        ("Database cluster state", state.to_owned()),
+        ("Database cluster state", control.state.to_string()),
         ("Latest checkpoint location", checkpoint.lsn.to_string()),
         ("Latest checkpoint's REDO location", checkpoint.redo.to_string()),
         ("Latest checkpoint's TimeLineID", checkpoint.timeline.to_string()),
