@@ -10,7 +10,7 @@ use crate::shop;
 
 /// pgkeep on another host: the same configuration, a state directory of its own.
 fn elsewhere<const N: usize>(shop: &Shop, args: [&str; N]) -> Run {
-    shop.run(args).env("PGKEEP_STATE_DIR", shop.home().join("elsewhere"))
+    shop.run(args).env("PGKEEP_STATE_DIR", shop.state_dir_of("elsewhere"))
 }
 
 /// The segment that PostgreSQL is writing, as it is now, under its name in another directory; and that name.
@@ -97,15 +97,7 @@ fn twin(shop: &mut Shop) -> Cluster {
     let twin = shop.home().join("twin");
     copy_directory(shop.cluster.data_dir(), &twin);
     let mut twin = Cluster::adopt_dir(shop.cluster.major(), twin);
-    let state = shop.home().join("elsewhere");
-    twin.set_conf(
-        "archive_command",
-        &format!(
-            "PGKEEP_STATE_DIR={} {} wal push %p",
-            state.display(),
-            shop.command_line()
-        ),
-    );
+    twin.set_conf("archive_command", &shop.archive_command_of("elsewhere"));
     shop.cluster.start();
     twin.start();
     twin

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use jiff::Timestamp;
 use pgkeep_base::{Lsn, SegmentSize, TimelineId, WalSegment};
 use pgkeep_testkit::fixture::Shop;
-use pgkeep_testkit::{Cluster, Run, StopMode, wait};
+use pgkeep_testkit::{Cluster, Run, StopMode};
 
 use crate::shop;
 
@@ -149,13 +149,7 @@ fn first_timeline(shop: &Shop, backups: &mut Vec<String>) -> u32 {
 /// A standby that archives for itself, with a state directory of its own, as another host has.
 fn heir_of(shop: &Shop) -> Cluster {
     let mut heir = shop.cluster.standby("heir");
-    let state = shop.home().join("state-of-heir");
-    let push = format!(
-        "PGKEEP_STATE_DIR={} {} wal push %p",
-        state.display(),
-        shop.command_line()
-    );
-    heir.set_conf("archive_command", &push);
+    heir.set_conf("archive_command", &shop.archive_command_of("heir"));
     heir
 }
 
@@ -164,11 +158,7 @@ fn heir_of(shop: &Shop) -> Cluster {
 fn fail_over(shop: &Shop, heir: &Cluster) -> Lsn {
     let primary = &shop.cluster;
     commit(primary, [17]);
-    // What is inserted and not flushed is not sent.
-    let reached: Lsn = primary.value("SELECT pg_current_wal_flush_lsn()");
-    wait::until("the standby to catch up", wait::LIMIT, || {
-        (heir.lsn() >= reached).then_some(())
-    });
+    heir.catch_up_with(primary);
     assert_eq!(heir.sql("SELECT pg_promote(true, 60)"), "t", "{}", heir.log());
     commit(primary, [LOST + 1]);
     primary.sql("SELECT pg_create_restore_point('gamma')");
@@ -228,7 +218,7 @@ impl Life {
     pub fn run_as_heir<const N: usize>(&self, args: [&str; N]) -> Run {
         self.shop
             .run(args)
-            .env("PGKEEP_STATE_DIR", self.shop.home().join("state-of-heir"))
+            .env("PGKEEP_STATE_DIR", self.shop.state_dir_of("heir"))
             .env("PGKEEP_CLUSTER__SHOP__CONNECTION", self.heir.conninfo())
     }
 
@@ -291,6 +281,17 @@ impl Life {
             _ => !(LOST..=SECOND).contains(&id),
         };
         self.commits.iter().filter(|commit| on_it(commit.id)).collect()
+    }
+
+    /// A copy whose own history runs backwards: the segment that recovery stops in is only there on a descendant of its
+    /// timeline. It holds [`Life::up_to`] commit 16.
+    pub fn copy_that_aimed_too_far(&self, branch: &Branch) -> Copy {
+        let switch = self.segment(1, self.forks[0]);
+        branch.remove(switch);
+        branch.remove(format!("{switch}.partial"));
+        let xid = self.commit(17).xid.to_string();
+        let options = ["--xid", &xid, "--exclusive", "--action", "promote", "--archive", "on"];
+        branch.restore(&options).opened()
     }
 
     /// A commit by its id.

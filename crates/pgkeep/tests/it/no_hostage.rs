@@ -7,9 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pgkeep_base::Lsn;
 use pgkeep_testkit::corrupt::{objects, objects_like};
-use pgkeep_testkit::{Cluster, Damage, Damaged, OsUser, Run, Scratch, StopMode, reader_python, wait};
+use pgkeep_testkit::{Cluster, Damage, Damaged, OsUser, Run, Scratch, StopMode, reader_python};
 use serde_json::Value;
 
 use crate::backup::{backup, digest, number, text};
@@ -177,20 +176,11 @@ fn lose(major: u16) -> Lost {
     );
     primary.sql("INSERT INTO near SELECT i, 'after the backups' FROM generate_series(4000, 4100) i");
     let mut heir = primary.standby("heir");
-    let state = shop.home().join("state-of-heir");
-    let push = format!(
-        "PGKEEP_STATE_DIR={} {} wal push %p",
-        state.display(),
-        shop.command_line()
-    );
-    heir.set_conf("archive_command", &push);
+    heir.set_conf("archive_command", &shop.archive_command_of("heir"));
     // What is not archived when the primary dies is then only in the segment that it dies in, which the heir has.
     primary.archive_all();
     primary.sql("INSERT INTO far SELECT i, 'before the failover' FROM generate_series(4000, 4100) i");
-    let reached: Lsn = primary.value("SELECT pg_current_wal_flush_lsn()");
-    wait::until("the standby to catch up", wait::LIMIT, || {
-        (heir.lsn() >= reached).then_some(())
-    });
+    heir.catch_up_with(primary);
     shop.cluster.stop(StopMode::Immediate);
     heir.promote();
     let at_failover = rows(&heir);
@@ -265,12 +255,7 @@ oldest_and_newest! {
     /// the timeline that it stopped on.
     fn a_history_that_runs_backwards_is_followed(life: &Life) {
         let branch = life.branch();
-        let switch = life.segment(1, life.forks[0]);
-        branch.remove(switch);
-        branch.remove(format!("{switch}.partial"));
-        let xid = life.commit(17).xid.to_string();
-        let options = ["--xid", &xid, "--exclusive", "--action", "promote", "--archive", "on"];
-        let copy = branch.restore(&options).opened();
+        let copy = life.copy_that_aimed_too_far(&branch);
         commit(&copy, [4001]);
         copy.archive_all();
         let reader = Reader::new(copy.major(), &branch.repository(), &branch.home().join("identity.txt"));

@@ -2,20 +2,14 @@
 //! them says whose history is meant.
 
 use pgkeep_testkit::fixture::Shop;
-use pgkeep_testkit::{Cluster, StopMode, every_major, wait};
+use pgkeep_testkit::{Cluster, StopMode, every_major};
 
 use crate::shop;
 
 /// A standby that archives for itself once it is promoted.
 fn standby(shop: &Shop, host: &str) -> Cluster {
     let mut standby = shop.cluster.standby(host);
-    let state = shop.home().join(host);
-    let push = format!(
-        "PGKEEP_STATE_DIR={} {} wal push %p",
-        state.display(),
-        shop.command_line()
-    );
-    standby.set_conf("archive_command", &push);
+    standby.set_conf("archive_command", &shop.archive_command_of(host));
     standby
 }
 
@@ -27,18 +21,11 @@ fn rows(cluster: &Cluster) -> String {
     cluster.sql("SELECT string_agg(i::text, ' ' ORDER BY i) FROM t")
 }
 
-fn caught_up(primary: &Cluster, standby: &Cluster) {
-    let reached: pgkeep_base::Lsn = primary.value("SELECT pg_current_wal_flush_lsn()");
-    wait::until("the standby to catch up", wait::LIMIT, || {
-        (standby.lsn() >= reached).then_some(())
-    });
-}
-
 /// Takes a backup on the host of an heir.
 fn backup(shop: &Shop, host: &str, server: &Cluster) -> String {
     let run = shop
         .run(["--json", "backup"])
-        .env("PGKEEP_STATE_DIR", shop.home().join(host));
+        .env("PGKEEP_STATE_DIR", shop.state_dir_of(host));
     let done = run
         .env("PGKEEP_CLUSTER__SHOP__CONNECTION", server.conninfo())
         .run()
@@ -72,10 +59,10 @@ fn heirs(major: u16) -> (Shop, Cluster, Cluster) {
     shop.pgkeep(["backup"]).ok();
     let (mut first, mut second) = (standby(&shop, "first"), standby(&shop, "second"));
     insert(&shop.cluster, 2);
-    caught_up(&shop.cluster, &second);
+    second.catch_up_with(&shop.cluster);
     second.stop(StopMode::Fast);
     insert(&shop.cluster, 3);
-    caught_up(&shop.cluster, &first);
+    first.catch_up_with(&shop.cluster);
     shop.cluster.stop(StopMode::Immediate);
     second.start();
     first.promote();

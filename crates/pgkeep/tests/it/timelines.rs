@@ -190,12 +190,7 @@ every_major! {
     fn a_copy_that_aimed_too_far_is_restored_again(major: u16) {
         let life = life(major);
         let branch = life.branch();
-        let switch = life.segment(1, life.forks[0]);
-        branch.remove(switch);
-        branch.remove(format!("{switch}.partial"));
-        let xid = life.commit(17).xid.to_string();
-        let options = ["--xid", &xid, "--exclusive", "--action", "promote", "--archive", "on"];
-        let copy = branch.restore(&options).opened();
+        let copy = life.copy_that_aimed_too_far(&branch);
         life.assert_holds(&copy, &life.up_to(1, 16));
         assert_eq!(ancestors(&copy), ["1", "2"]);
         commit(&copy, [4001]);

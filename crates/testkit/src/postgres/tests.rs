@@ -28,8 +28,7 @@ crate::every_major! {
         primary.sql("CREATE TABLE t(i int)");
         let mut standby = primary.standby("standby");
         primary.sql("INSERT INTO t VALUES (1)");
-        let written = primary.lsn();
-        crate::wait::until("the standby to follow", crate::wait::LIMIT, || (standby.lsn() >= written).then_some(()));
+        standby.catch_up_with(&primary);
         standby.promote();
         assert_eq!(standby.sql("SELECT i FROM t"), "1");
         assert_eq!(standby.timeline().get(), 2);

@@ -196,6 +196,16 @@ impl Cluster {
         standby
     }
 
+    /// Waits until this standby has replayed what is committed on its primary.
+    #[track_caller]
+    pub fn catch_up_with(&self, primary: &Cluster) {
+        // What is inserted and not flushed is not sent.
+        let reached: Lsn = primary.value("SELECT pg_current_wal_flush_lsn()");
+        wait::until("the standby to catch up", wait::LIMIT, || {
+            (self.lsn() >= reached).then_some(())
+        });
+    }
+
     /// Makes a tablespace in a directory of its own inside the scratch.
     #[track_caller]
     pub fn create_tablespace(&self, name: &str) -> std::path::PathBuf {

@@ -33,10 +33,7 @@ pub fn thousands(cluster: &Cluster) -> String {
 fn promoted_unarchived(shop: &Shop, name: &str) -> Cluster {
     let mut heir = shop.cluster.standby(name);
     heir.set_conf("archive_command", "false");
-    let reached = shop.cluster.lsn();
-    wait::until("the standby to catch up", wait::LIMIT, || {
-        (heir.lsn() >= reached).then_some(())
-    });
+    heir.catch_up_with(&shop.cluster);
     heir.promote();
     heir
 }
