@@ -31,8 +31,10 @@ use crate::path::Archive;
 use crate::path::archive::HeadTimelines;
 use crate::restore::OWN_DIRECTORY;
 use crate::wal::lineage::admit;
+use crate::wal::local::SAVED_DIRECTORY;
 use crate::wal::map::Holder;
 use crate::wal::push::{PushRequest, push};
+use crate::wal::salvage::{self, SalvageRequest};
 
 const RESTART_SECONDS: u64 = 600;
 const POLL: Duration = Duration::from_millis(100);
@@ -228,8 +230,8 @@ pub async fn run(engine: &Engine, plan: AdoptPlan) -> Result<BackedUp> {
     let facts = ServerFacts::gather(&connection).await?;
     drop(connection);
     archive_history(engine, &plan, &facts).await?;
-    // The plan of the recovery that is over must not steer another one.
-    let _ = std::fs::remove_dir_all(plan.data_directory.join(OWN_DIRECTORY));
+    store_saved(engine, &plan).await?;
+    leave_recovery_behind(&plan.data_directory)?;
     let request = BackupRequest {
         cluster: Some(plan.lineage.cluster.clone()),
         full: false,
@@ -285,6 +287,47 @@ fn turn_archiving_on(plan: &AdoptPlan) -> Result<()> {
     };
     let with = with_archive_block(&content, &choice, plan.facts.major)?;
     replace_auto_conf(&plan.data_directory, &with)
+}
+
+/// Brings into the archive what restores have saved, which lies nowhere else, and removes it then.
+async fn store_saved(engine: &Engine, plan: &AdoptPlan) -> Result<()> {
+    let saved = plan.data_directory.join(OWN_DIRECTORY).join(SAVED_DIRECTORY);
+    if !saved.exists() {
+        return Ok(());
+    }
+    let request = SalvageRequest {
+        data_directory: plan.data_directory.clone(),
+        cluster: Some(plan.lineage.cluster.clone()),
+    };
+    let salvage = salvage::plan(engine, &request).await?;
+    let salvaged = salvage::run(engine, &salvage).await?;
+    if salvage.conflicts.is_empty() && salvaged.refused.is_empty() {
+        return std::fs::remove_dir_all(&saved).during(|| format!("remove {}", saved.display()));
+    }
+    engine.warn(format!(
+        "not all WAL that was saved in {} could be stored, and it stays there: `pgkeep wal salvage {}` says why",
+        saved.display(),
+        plan.data_directory.display()
+    ));
+    Ok(())
+}
+
+/// The plan of the recovery that is over must not steer another one; saved WAL is not touched.
+fn leave_recovery_behind(data_directory: &Path) -> Result<()> {
+    let own = data_directory.join(OWN_DIRECTORY);
+    for entry in std::fs::read_dir(&own).into_iter().flatten().flatten() {
+        if entry.file_name() == SAVED_DIRECTORY {
+            continue;
+        }
+        let path = entry.path();
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.during(|| format!("remove {}", path.display()))?;
+    }
+    let _ = std::fs::remove_dir(own);
+    Ok(())
 }
 
 /// PostgreSQL does not archive a history file that it made while archiving was off.

@@ -68,14 +68,21 @@ impl TimelineHistory {
         }
     }
 
-    /// The content of the file, as PostgreSQL writes it: a blank line between switches. Empty without ancestors, and
-    /// then there is no file.
+    /// The content of the file, as PostgreSQL writes it: a blank line between switches, and one more behind a reason that
+    /// is a time or an LSN (`getRecoveryStopReason` in `xlogrecovery.c`). Empty without ancestors, and then there is no
+    /// file.
     pub fn format(&self) -> String {
         let mut text = String::new();
         for (n, switch) in self.switches.iter().enumerate() {
             let blank = if n == 0 { "" } else { "\n" };
             let Switch { timeline, lsn, reason } = switch;
-            writeln!(text, "{blank}{timeline}\t{lsn}\t{reason}").expect("a String takes every write");
+            let is_stop = reason.starts_with("before ") || reason.starts_with("after ");
+            let after = if is_stop && !reason.contains(" transaction ") {
+                "\n"
+            } else {
+                ""
+            };
+            writeln!(text, "{blank}{timeline}\t{lsn}\t{reason}{after}").expect("a String takes every write");
         }
         text
     }

@@ -13,8 +13,8 @@ use pgkeep_pg::history::TimelineHistory;
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     histories: BTreeMap<TimelineId, TimelineHistory>,
-    /// Timelines of which different histories were found: servers were promoted to one number.
-    begun_twice: BTreeSet<TimelineId>,
+    /// Timelines of which different histories were found, with one of them: servers were promoted to one number.
+    begun_twice: BTreeMap<TimelineId, TimelineHistory>,
     seen: BTreeSet<TimelineId>,
 }
 
@@ -33,7 +33,7 @@ impl Tree {
             ancestors.extend(switches.filter_map(|switch| history.ancestor(switch.timeline)));
             tree.add(history);
         }
-        let stored: BTreeSet<TimelineId> = tree.histories.keys().chain(&tree.begun_twice).copied().collect();
+        let stored: BTreeSet<TimelineId> = tree.histories.keys().chain(tree.begun_twice.keys()).copied().collect();
         ancestors.retain(|history| !stored.contains(&history.timeline()));
         ancestors.into_iter().for_each(|ancestor| tree.add(ancestor));
         tree.histories
@@ -44,13 +44,13 @@ impl Tree {
 
     fn add(&mut self, history: TimelineHistory) {
         let timeline = history.timeline();
-        if self.begun_twice.contains(&timeline) {
+        if self.begun_twice.contains_key(&timeline) {
             return;
         }
         match self.histories.get(&timeline) {
             Some(known) if *known != history => {
                 self.histories.remove(&timeline);
-                self.begun_twice.insert(timeline);
+                self.begun_twice.insert(timeline, history);
             }
             _ => {
                 self.histories.insert(timeline, history);
@@ -68,8 +68,8 @@ impl Tree {
         let news = news.filter(|new| !self.histories.contains_key(&new.timeline()));
         let mut tree = Tree::new(known.chain(news), self.seen.iter().copied().chain([history.timeline()]));
         tree.histories
-            .retain(|timeline, _| !self.begun_twice.contains(timeline));
-        tree.begun_twice.extend(&self.begun_twice);
+            .retain(|timeline, _| !self.begun_twice.contains_key(timeline));
+        tree.begun_twice.extend(self.begun_twice.clone());
         tree
     }
 
@@ -80,7 +80,12 @@ impl Tree {
 
     /// Whether different histories of it were found. Nobody can tell whose a segment or a backup of that name is.
     pub fn is_begun_twice(&self, timeline: TimelineId) -> bool {
-        self.begun_twice.contains(&timeline)
+        self.begun_twice.contains_key(&timeline)
+    }
+
+    /// One history each of such numbers: enough for whoever looks for a number that is free.
+    pub fn begun_twice(&self) -> impl Iterator<Item = &TimelineHistory> {
+        self.begun_twice.values()
     }
 
     /// Whether an ancestor of a timeline is known as what the timeline's own history says of it. If not, another server was
@@ -97,8 +102,9 @@ impl Tree {
 
     /// Timelines of which something exists but that no history explains.
     pub fn unexplained(&self) -> impl Iterator<Item = TimelineId> {
-        let all = self.seen.union(&self.begun_twice);
-        all.copied().filter(|timeline| !self.histories.contains_key(timeline))
+        let all: BTreeSet<TimelineId> = self.seen.iter().chain(self.begun_twice.keys()).copied().collect();
+        all.into_iter()
+            .filter(|timeline| !self.histories.contains_key(timeline))
     }
 
     /// Every timeline with a history, oldest first.

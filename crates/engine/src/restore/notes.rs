@@ -27,7 +27,8 @@ pub(super) fn notes(
             "the history file of timeline {timeline} can't be used: {error}"
         ));
     }
-    for timeline in archive.tree.unexplained() {
+    let unexplained = archive.tree.unexplained();
+    for timeline in unexplained.filter(|timeline| !archive.tree.is_begun_twice(*timeline)) {
         notes.push(format!(
             "timeline {timeline} is in the archive, but nothing says where it began: PostgreSQL stops when it asks for its \
              history to find a free number at promotion"

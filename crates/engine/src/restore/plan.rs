@@ -313,9 +313,16 @@ fn recovery_plan(sources: &Sources, resolved: &Resolved<'_>, trust: TrustList) -
     );
     let of_way = resolved.history.switches().iter();
     let of_way = of_way.filter_map(|switch| resolved.history.ancestor(switch.timeline));
-    // The numbers of timelines that only the target directory knows are taken, too; of a number that two servers took,
-    // what the way says counts.
-    let known = sources.saved.histories.iter().chain(archive.tree.timelines()).cloned();
+    // PostgreSQL looks for a free number at promotion. Those that only the target directory knows are taken, and those that
+    // two servers took; of these what the way says counts.
+    let taken = archive
+        .tree
+        .begun_twice()
+        .filter(|history| history.timeline() > resolved.walked.aim);
+    let known = taken
+        .chain(&sources.saved.histories)
+        .chain(archive.tree.timelines())
+        .cloned();
     let histories = known.chain(of_way).chain([resolved.history.clone()]);
     plan.histories = histories
         .filter(|history| history.parent().is_some())

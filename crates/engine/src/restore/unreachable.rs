@@ -85,13 +85,16 @@ pub fn past_end(target: &RecoveryTarget, walked: &Walked, next: Option<&BackupEn
 }
 
 fn nearest(walked: &Walked, next: Option<&BackupEnd>) -> String {
-    let before = match last_moment(walked) {
-        Some(moment) => format!("Recovery is possible up to {moment}"),
-        None => "This backup can't be recovered at all: WAL that it needs is missing or bad".to_owned(),
-    };
-    match next {
-        Some(next) => format!("{before}, and again from {next}; `pgkeep window` shows all."),
-        None => format!("{before}; `pgkeep window` shows all."),
+    let again = |joined: &str| next.map_or_else(String::new, |next| format!("{joined} again from {next}"));
+    match last_moment(walked) {
+        Some(moment) => format!(
+            "Recovery is possible up to {moment}{}; `pgkeep window` shows all.",
+            again(", and")
+        ),
+        None => format!(
+            "This backup can't be recovered, because WAL that it needs is missing or bad{}; `pgkeep window` shows all.",
+            again("; recovery is possible")
+        ),
     }
 }
 
@@ -102,6 +105,12 @@ pub fn reason(walked: &Walked) -> String {
         None => format!(" at {}", last.record),
     });
     match &walked.end {
+        PathEnd::Missing {
+            segment,
+            later: Some(later),
+        } if later.number <= segment.number => {
+            format!("WAL segment {segment} is missing from the archive, where a history says that there was more")
+        }
         PathEnd::Missing {
             segment,
             later: Some(later),

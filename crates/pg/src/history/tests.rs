@@ -10,7 +10,7 @@ fn timeline(number: u32) -> TimelineId {
 
 const FIVE: &str = "1\t0/3000060\tno recovery target specified\n\
     \n2\t0/5000000\tbefore 2026-11-20 10:15:12+00\n\
-    \n4\t0/5000000\tat restore point \"a b\"\n";
+    \n\n4\t0/5000000\tat restore point \"a b\"\n";
 
 fn five() -> TimelineHistory {
     TimelineHistory::parse(timeline(5), FIVE.as_bytes()).unwrap()
@@ -132,4 +132,21 @@ fn siblings_share_their_past_up_to_the_earlier_fork() {
     assert_eq!(five().fork_point(&five()), Some((timeline(5), None)));
     let stranger = TimelineHistory::root(timeline(9));
     assert_eq!(stranger.fork_point(&five()), None);
+}
+
+/// Aim: a file is written again byte for byte as PostgreSQL wrote it, whatever recovery stopped at.
+#[test]
+fn a_file_is_formatted_as_it_was_read() {
+    for reason in [
+        "no recovery target specified",
+        "reached consistency",
+        "at restore point \"before deploy\"",
+        "after transaction 734",
+        "after LSN 0/160000A8\n",
+        "before 2026-11-20 10:15:12.345678+00\n",
+    ] {
+        let text = format!("1\t0/3000000\t{reason}\n\n2\t0/5000000\tno recovery target specified\n");
+        let read = TimelineHistory::parse(TimelineId::new(3).unwrap(), text.as_bytes()).unwrap();
+        assert_eq!(read.format(), text);
+    }
 }

@@ -41,11 +41,18 @@ enum Kind {
 #[derive(Serialize)]
 struct Listed {
     backups: Vec<Entry>,
+    #[serde(skip)]
+    filtered: bool,
 }
 
 impl View for Listed {
     fn text(&self, page: &mut Page) {
-        entry::table(&self.backups, page, "no backup yet");
+        let nothing = if self.filtered {
+            "no such backup"
+        } else {
+            "no backup yet"
+        };
+        entry::table(&self.backups, page, nothing);
     }
 }
 
@@ -71,7 +78,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<Outcome> {
     if arguments.tier.is_some() {
         backups.retain(|backup| backup.tier == arguments.tier);
     }
-    context.output.print(&Listed { backups })?;
+    let filtered = arguments.kind.is_some() || arguments.tier.is_some();
+    context.output.print(&Listed { backups, filtered })?;
     Ok(Outcome::Done)
 }
 

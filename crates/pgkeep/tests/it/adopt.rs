@@ -59,6 +59,11 @@ every_major! {
         assert!(adopted["timeline_taken"].is_null(), "{adopted}");
         assert_eq!(adopted["backup"]["timeline"], 4, "{adopted}");
         assert!(!reasons(&branch, &copy).contains(&"archiving-off".to_owned()));
+        // It ends with one more line, where recovery stopped at an LSN.
+        let history = fs::read(copy.data_dir().join("pg_wal/00000004.history")).unwrap();
+        branch.run(["wal", "fetch", "00000004.history", "fetched"]).cwd(copy.data_dir()).run().ok();
+        assert_eq!(fs::read(copy.data_dir().join("fetched")).unwrap(), history);
+        fs::remove_file(copy.data_dir().join("fetched")).unwrap();
         commit(&copy, [4002]);
         copy.archive_all();
         let again = branch.restore(&[]).opened();

@@ -84,11 +84,13 @@ every_major! {
             let refused = shop.refused_restore(options).stderr;
             assert!(refused.contains("two servers were promoted to timeline 2"), "{refused}");
         }
-        // It can be looked at; PostgreSQL would not find a number that is free for certain.
-        let mut copy = shop.restore("before", ["--timeline", "1", "--action", "pause"]);
+        // Both numbers are taken, whoever it was.
+        let mut copy = shop.restore("before", ["--timeline", "1"]);
         copy.start();
-        copy.wait_paused();
+        copy.wait_recovered();
         assert!(rows(&copy).starts_with("1 2"), "{}", rows(&copy));
+        assert_eq!(copy.timeline().get(), 3);
+        copy.stop(StopMode::Fast);
         let window = shop.pgkeep(["--json", "window"]).ok().json();
         assert_eq!(window["clusters"][0]["unreachable"][0]["timeline"], 2, "{window}");
         assert_eq!(severity(&shop, "timeline-unexplained").as_deref(), Some("fail"));

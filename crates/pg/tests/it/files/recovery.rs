@@ -317,4 +317,40 @@ every_major! {
             .unwrap();
         assert_eq!(child, newest);
     }
+
+    /// Aim: the same where recovery stopped at a target, whose reason may end with a line of its own. Method: copies of a
+    /// server recover from its `pg_wal`, up to a target each.
+    fn histories_of_recoveries_that_stopped_are_written_alike(major: u16) {
+        let cluster = quiet(major).start();
+        cluster.sql("create table t (n int)");
+        for (setting, look) in [
+            ("recovery_target_time", "select clock_timestamp()"),
+            ("recovery_target_lsn", "select pg_current_wal_insert_lsn()"),
+            ("recovery_target_xid", "select txid_current()"),
+            ("recovery_target_name", "select pg_create_restore_point('here') is not null"),
+        ] {
+            let mut copy = cluster.standby(setting);
+            copy.stop(StopMode::Fast);
+            let found = cluster.sql(look);
+            let target = if setting == "recovery_target_name" { "here" } else { found.as_str() };
+            cluster.sql("insert into t values (1); checkpoint");
+            let command = format!("cp {}/pg_wal/%f %p", cluster.data_dir().display());
+            for (name, value) in [
+                ("restore_command", command.as_str()),
+                ("primary_conninfo", ""),
+                ("recovery_target_action", "promote"),
+                (setting, target),
+            ] {
+                copy.set_conf(name, value);
+            }
+            copy.put_file("postgresql.auto.conf", "");
+            fs::remove_file(copy.data_dir().join("standby.signal")).unwrap();
+            copy.put_file("recovery.signal", "");
+            copy.start();
+            copy.wait_recovered();
+            let text = fs::read_to_string(copy.data_dir().join("pg_wal/00000002.history")).unwrap();
+            let history = TimelineHistory::parse(TimelineId::new(2).unwrap(), text.as_bytes()).unwrap();
+            assert_eq!(history.format(), text, "{setting} of {major}");
+        }
+    }
 }

@@ -50,6 +50,38 @@ every_major! {
         assert_eq!(thousands(&shop.cluster), "1 2 3|3000");
     }
 
+    /// Aim: what a restore has saved is in the archive once its copy is adopted, with every moment in it. Issue: `adopt`
+    /// removed the only copy.
+    fn what_was_saved_is_archived_by_adoption(major: u16) {
+        let mut shop = shop(major).start();
+        shop.cluster.sql("CREATE TABLE t (i int)");
+        shop.pgkeep(["backup"]).ok();
+        shop.cluster.set_conf("archive_command", "false");
+        for thousand in 1..4 {
+            rows(&shop.cluster, 1000 * thousand);
+            shop.cluster.switch_wal();
+        }
+        let moment = shop.cluster.lsn();
+        rows(&shop.cluster, 4000);
+        shop.cluster.kill9();
+        let data = shop.cluster.data_dir().to_owned();
+        delta(&shop, &data, [""; 0]).run().ok();
+        shop.cluster.start();
+        shop.cluster.wait_recovered();
+        shop.run(["adopt"]).arg(&data).run().ok();
+        assert!(!data.join(".pgkeep").exists());
+        shop.cluster.sql("CHECKPOINT");
+        let listed = shop.pgkeep(["--json", "wal", "list", "--gaps"]).ok().json();
+        assert_eq!(listed["lineages"][0]["gaps"], serde_json::json!([]), "{listed}");
+        let options = ["--lsn", &moment.to_string(), "--exclusive", "--action", "promote"];
+        let mut elsewhere = shop.restore("elsewhere", options);
+        elsewhere.start();
+        elsewhere.wait_recovered();
+        assert_eq!(thousands(&elsewhere), "1 2 3|3000");
+        // `adopt` has restarted it.
+        stop(&shop.cluster);
+    }
+
     /// Aim: a copy that was adopted is the cluster: what it commits after that counts like what was before.
     fn what_an_adopted_copy_commits_counts(major: u16) {
         let mut shop = shop(major).start();
