@@ -226,13 +226,16 @@ pub async fn find_copy<T>(
     Err(search.give_up())
 }
 
+/// A store, and the number of the alternate in it; 0 is the object itself.
+type Candidate<'a> = (&'a Arc<dyn Store>, u32);
+
 /// The copies to look at, one after the other: the name in each place, then the alternates.
 pub(crate) struct Search<'a> {
     name: &'a ObjectName,
     /// What to look at next; the last is the next.
-    ahead: Vec<(&'a Arc<dyn Store>, u32)>,
-    alternates: Vec<(&'a Arc<dyn Store>, u32)>,
-    at: Option<(&'a Arc<dyn Store>, u32)>,
+    ahead: Vec<Candidate<'a>>,
+    alternates: Vec<Candidate<'a>>,
+    at: Option<Candidate<'a>>,
     failures: Vec<Failure>,
 }
 
@@ -259,7 +262,7 @@ impl<'a> Search<'a> {
     fn name_of(&self, number: u32) -> ObjectName {
         match number {
             0 => self.name.clone(),
-            number => alternate(self.name, number),
+            number => alternate(self.name, number).expect("it had room when it was put ahead"),
         }
     }
 
@@ -267,8 +270,9 @@ impl<'a> Search<'a> {
     pub fn failed(&mut self, error: Error) {
         let (store, number) = self.at.expect("a failure follows a look");
         if number == 0 {
-            self.alternates
-                .extend((1..=alternates_worth_trying(&error)).map(|number| (store, number)));
+            let numbers =
+                (1..=alternates_worth_trying(&error)).filter(|number| alternate(self.name, *number).is_some());
+            self.alternates.extend(numbers.map(|number| (store, number)));
         } else if error.kind() == ErrorKind::NotFound {
             return;
         }

@@ -16,16 +16,19 @@ pub fn logical(name: &ObjectName) -> ObjectName {
     }
 }
 
-/// The `number`th alternate of a logical name, from 1 up.
-pub fn alternate(logical: &ObjectName, number: u32) -> ObjectName {
-    ObjectName::new(format!("{logical}.r{number}")).expect("logical names leave room for a suffix")
+/// The `number`th alternate of a logical name, from 1 up; `None` where there is no room for it: in a name that somebody
+/// else made up.
+pub fn alternate(logical: &ObjectName, number: u32) -> Option<ObjectName> {
+    ObjectName::new(format!("{logical}.r{number}")).ok()
 }
 
 /// The logical name and the number of the alternate, 0 for the object itself.
 pub fn split_alternate(name: &str) -> (&str, u32) {
     let split = name.rsplit_once(".r").and_then(|(logical, digits)| {
         let plain = !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|b| b.is_ascii_digit());
-        let counts = plain && !digits.starts_with('0') && !logical.is_empty() && !logical.ends_with('/');
+        // What is left must be a name: anybody's object may be called `..r1`.
+        let named = !matches!(logical.rsplit('/').next(), None | Some("" | "." | ".."));
+        let counts = plain && named && !digits.starts_with('0');
         counts
             .then(|| digits.parse().ok())
             .flatten()
@@ -48,9 +51,17 @@ mod tests {
             ("a/b.r01", "a/b.r01", 0),
             ("a/b.r", "a/b.r", 0),
             ("a/.r1", "a/.r1", 0),
+            ("..r1", "..r1", 0),
+            ("a/..r1", "a/..r1", 0),
+            ("a/...r1", "a/...r1", 0),
+            ("a/....r1", "a/...", 1),
             ("a.r1/b", "a.r1/b", 0),
         ] {
             assert_eq!(split_alternate(name), (logical, number), "{name}");
+            let object = ObjectName::new(name).unwrap();
+            assert_eq!(super::logical(&object).as_str(), logical);
+            let again = alternate(&object, 2).unwrap();
+            assert_eq!(split_alternate(again.as_str()), (name, 2));
         }
     }
 }

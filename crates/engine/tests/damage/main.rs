@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
             .iter()
             .filter(|(name, _)| mutation.overlay.contains_key(name))
         {
-            healed.insert(alternate(damaged, 1), Some(good.clone()));
+            healed.insert(alternate(damaged, 1).unwrap(), Some(good.clone()));
         }
         // Of what is only added there is no good copy.
         if healed.len() == mutation.overlay.len() {

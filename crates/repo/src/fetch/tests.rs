@@ -106,3 +106,22 @@ fn an_object_longer_than_it_may_be_is_bad() {
     run(places[0].put(&name("a/b"), vec![0; 1 + BYTES_MAX as usize]));
     assert!(matches!(read(&stores, &repository), Err(Unread::Bad(_))));
 }
+
+/// Aim: what somebody else named so that no alternate has room beside it is rubbish, and no more.
+#[test]
+fn a_name_without_room_for_alternates_is_looked_at_once() {
+    let (places, stores) = places(2);
+    let name = name(&format!("wal/{}", "x".repeat(255)));
+    run(places[0].put(&name, &b"rubbish"[..]));
+    let opener = Repository::new(false).opener();
+    let asked = || {
+        places
+            .iter()
+            .map(|place| place.requests.load(std::sync::atomic::Ordering::Relaxed))
+            .sum::<usize>()
+    };
+    let before = asked();
+    let read = run(read_object(&stores, &opener, &name, Kind::Manifest, BYTES_MAX));
+    assert!(matches!(read, Err(Unread::Bad(_))), "{:?}", read.err());
+    assert_eq!(asked() - before, places.len());
+}

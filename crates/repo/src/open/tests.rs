@@ -54,7 +54,7 @@ fn what_was_sealed_is_opened_also_under_an_alternate_name() {
         let bytes = object.to_bytes();
         assert_eq!(object.bytes, bytes.len() as u64);
         assert_eq!(object.blake3, blake3::hash(&bytes).to_hex().as_str());
-        for read_as in [name("a/b"), alternate(&name("a/b"), 3)] {
+        for read_as in [name("a/b"), alternate(&name("a/b"), 3).unwrap()] {
             let (header, contents) = repository
                 .opener()
                 .open_object(&read_as, &bytes, Kind::Manifest)

@@ -334,7 +334,9 @@ fn a_healed_copy_beside_a_bad_one_is_found() {
             if i % 2 == 0 {
                 place.put(name, bad.clone()).await;
             }
-            place.put(&crate::names::alternate(name, 1), payload.clone()).await;
+            place
+                .put(&crate::names::alternate(name, 1).unwrap(), payload.clone())
+                .await;
         }
         let reader = open(&repository, &[&place]).await.unwrap();
         assert!(whole(&reader, "base/5/1").await.unwrap() == files["base/5/1"]);

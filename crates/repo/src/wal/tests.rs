@@ -295,7 +295,10 @@ fn absent_wal_is_absent_and_an_alternate_stands_in_for_damaged_wal() {
     run(async {
         place.put(&object.name, &b"PGKEEP1\nrubbish"[..]).await;
         place
-            .put(&crate::names::alternate(&object.name, 1), object.payload.clone())
+            .put(
+                &crate::names::alternate(&object.name, 1).unwrap(),
+                object.payload.clone(),
+            )
             .await;
     });
     assert_eq!(open(&stores, &repository, &object.name).unwrap(), b"content");
