@@ -185,6 +185,31 @@ pub fn open(config: &StoreConfig, environment: Environment) -> Result<Arc<dyn St
     }
 }
 
+/// As [`open`], for a bucket whose server is a function from path and query of a request to the body of its answer: for
+/// tests of what is made of answers. No network is asked.
+///
+/// # Errors
+/// As [`open`]; `Invalid` also for stores that have no server.
+pub fn open_told(
+    config: &StoreConfig,
+    environment: Environment,
+    answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+) -> Result<Arc<dyn Store>> {
+    config.check_ranges()?;
+    match split_url(&config.url)? {
+        ("s3", rest) => {
+            let server = crate::s3::Told::new(answer);
+            Ok(Arc::new(crate::s3::S3Store::open_told(
+                config,
+                rest,
+                environment,
+                server,
+            )?))
+        }
+        _ => Err(not_a_store(&config.url)),
+    }
+}
+
 fn split_url(url: &str) -> Result<(&str, &str)> {
     let (scheme, rest) = url.split_once("://").ok_or_else(|| not_a_store(url))?;
     let authority = rest.split('/').next().unwrap_or_default();

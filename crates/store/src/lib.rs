@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use pgkeep_base::Result;
 
-pub use config::{Environment, StoreConfig, open};
+pub use config::{Environment, StoreConfig, open, open_told};
 pub use file::create_root;
 pub use name::ObjectName;
 pub use payload::Payload;

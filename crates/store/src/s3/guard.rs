@@ -19,7 +19,8 @@ use object_store::client::{
 use pgkeep_base::failpoint;
 
 use super::fault::Fault;
-use super::transport::{Transport, http_error};
+use super::page;
+use super::transport::{Carrier, http_error};
 
 /// The largest error answer that is read.
 const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
@@ -36,16 +37,16 @@ const CHECKSUM: &str = "x-amz-checksum-sha256";
 
 /// Gives object_store our HTTP client in place of its own.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
-    transport: Transport,
+pub(super) struct Guard<C> {
+    carrier: C,
     /// Host and port of the store; everything else that is asked is a service for credentials.
     authority: Arc<str>,
 }
 
-impl Guard {
-    pub(super) fn new(transport: Transport, authority: &str) -> Guard {
+impl<C: Carrier> Guard<C> {
+    pub(super) fn new(carrier: C, authority: &str) -> Guard<C> {
         Guard {
-            transport,
+            carrier,
             authority: authority.into(),
         }
     }
@@ -53,7 +54,7 @@ impl Guard {
     async fn ask_store(&self, request: HttpRequest) -> Result<HttpResponse, Fault> {
         let asked = Asked::new(&request);
         failpoint::at("store.s3.ask").map_err(lost)?;
-        let response = self.transport.send(request).await?;
+        let response = self.carrier.send(request).await?;
         failpoint::at("store.s3.answer").map_err(lost)?;
         let status = response.status();
         if !status.is_success() {
@@ -71,7 +72,7 @@ impl Guard {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let exchange = self.transport.send(request.clone());
+            let exchange = self.carrier.send(request.clone());
             let fault = match tokio::time::timeout(CREDENTIALS_TIMEOUT, exchange).await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => refusal(request.method().clone(), response).await,
@@ -89,7 +90,7 @@ impl Guard {
 }
 
 #[async_trait]
-impl HttpService for Guard {
+impl<C: Carrier> HttpService for Guard<C> {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let for_store = request
             .uri()
@@ -103,7 +104,7 @@ impl HttpService for Guard {
     }
 }
 
-impl HttpConnector for Guard {
+impl<C: Carrier> HttpConnector for Guard<C> {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(self.clone()))
     }
@@ -148,22 +149,12 @@ async fn stored(asked: &Asked, response: HttpResponse) -> Result<HttpResponse, F
     Ok(response)
 }
 
-/// Judges a page of a listing: a cut or foreign document would parse as a shorter, or empty, listing.
+/// Judges a page of a listing.
 async fn listed(response: HttpResponse) -> Result<HttpResponse, Fault> {
     let (parts, body) = response.into_parts();
     let body = read_body(body, LIST_BODY_BYTES_MAX).await?;
-    let text = std::str::from_utf8(&body).map_err(|_| untrusted("a listing is not UTF-8".to_owned()))?;
-    if !text.contains("<ListBucketResult") || !text.trim_end().ends_with("</ListBucketResult>") {
-        return Err(untrusted("a listing is not a whole ListBucketResult".to_owned()));
-    }
-    let truncated = element(text, "IsTruncated").is_some_and(|value| value.trim() == "true");
-    let token = element(text, "NextContinuationToken").is_some_and(|token| !token.is_empty());
-    if truncated && !token {
-        return Err(untrusted(
-            "a listing says that there is more, but not how to get it".to_owned(),
-        ));
-    }
-    Ok(HttpResponse::from_parts(parts, body.into()))
+    let page = page::checked(&body).map_err(untrusted)?;
+    Ok(HttpResponse::from_parts(parts, page.into()))
 }
 
 /// Refuses a success that holds an error: some stores begin to answer before they know.
@@ -234,7 +225,7 @@ fn code_and_message(body: &[u8]) -> (String, String) {
 }
 
 /// The text of the first element of this name. Enough for the flat documents that S3 answers with.
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
 }

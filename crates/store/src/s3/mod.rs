@@ -3,15 +3,17 @@
 //! Invariant: `create` is one PUT with `If-None-Match: *` and a SHA-256 that the store verifies; it is `New` only on a
 //! believable 200 and `AlreadyThere` only on a 412 that a look at the name, where it is allowed, does not contradict.
 //! Absence is believed only as `NoSuchKey`, which a HEAD can't say, so that an absent object costs one more request. object_store builds and signs the requests; `transport.rs` carries
-//! them, `guard.rs` judges the answers, `fault.rs` says what a failure means, `retry.rs` tries again.
+//! them, `guard.rs` and `page.rs` judge the answers, `fault.rs` says what a failure means, `retry.rs` tries again.
 
 mod credentials;
 mod fault;
 mod guard;
+mod page;
 mod profile;
 mod retry;
 mod settings;
 mod tls;
+mod told;
 mod transport;
 
 use std::ops::Range;
@@ -32,7 +34,8 @@ use self::fault::{Context, Failure, fault};
 use self::guard::Guard;
 use self::retry::Retry;
 use self::settings::Address;
-use self::transport::Transport;
+pub(crate) use self::told::Told;
+use self::transport::{Carrier, Transport};
 use crate::config::{Environment, StoreConfig};
 use crate::length::{cut_short, too_long};
 use crate::name::directory_prefix;
@@ -58,17 +61,34 @@ pub(crate) struct S3Store {
 impl S3Store {
     /// `rest` is the URL after `s3://`.
     pub(crate) fn open(config: &StoreConfig, rest: &str, environment: Environment) -> Result<S3Store> {
-        S3Store::assemble(config, rest, environment).during(|| format!("open {}", config.url))
+        let network =
+            |endpoint: &str| Transport::new(config, &settings::proxy(config, endpoint, environment), endpoint);
+        S3Store::assemble(config, rest, environment, network).during(|| format!("open {}", config.url))
     }
 
-    fn assemble(config: &StoreConfig, rest: &str, environment: Environment) -> Result<S3Store> {
+    /// As [`S3Store::open`], with a server that is a function.
+    pub(crate) fn open_told(
+        config: &StoreConfig,
+        rest: &str,
+        environment: Environment,
+        server: Told,
+    ) -> Result<S3Store> {
+        S3Store::assemble(config, rest, environment, |_| Ok(server)).during(|| format!("open {}", config.url))
+    }
+
+    /// `carrier` is made for an endpoint.
+    fn assemble<C: Carrier>(
+        config: &StoreConfig,
+        rest: &str,
+        environment: Environment,
+        carrier: impl FnOnce(&str) -> Result<C>,
+    ) -> Result<S3Store> {
         let shared = credentials::Shared::new(config, environment);
         let address = Address::new(config, rest, environment, &shared)?;
-        let proxy = settings::proxy(config, &address.endpoint, environment);
-        let transport = Transport::new(config, &proxy, &address.endpoint)?;
+        let carrier = carrier(&address.endpoint)?;
         let builder = address
             .builder(config)?
-            .with_http_connector(Guard::new(transport, address.authority()));
+            .with_http_connector(Guard::new(carrier, address.authority()));
         let (builder, source) = credentials::add(builder, config, environment, &shared)?;
         let bucket = builder
             .build()
@@ -217,7 +237,13 @@ impl S3Store {
         let ask = async || {
             let prefix = Some(prefix.as_str()).filter(|prefix| !prefix.is_empty());
             let page = self.bucket.list_paginated(prefix, options.clone()).await;
-            page.map_err(|error| self.failure(error))
+            let page = page.map_err(|error| self.failure(error))?;
+            match page.page_token.is_some() && page.page_token == options.page_token {
+                true => Err(Failure::again(Error::unavailable(
+                    "a page of the listing names itself as the next one",
+                ))),
+                false => Ok(page),
+            }
         };
         self.retry.run(what, ask).await
     }
@@ -318,7 +344,8 @@ impl Store for S3Store {
         loop {
             let page = self.page(&what, &prefix, &options).await?;
             let found = page.result.common_prefixes.iter().filter_map(|key| self.name(key));
-            names.extend(found.map(|name| name.file_name().to_owned()));
+            let ours = found.filter(|name| name.directory() == prefix);
+            names.extend(ours.map(|name| name.file_name().to_owned()));
             options.page_token = page.page_token;
             if options.page_token.is_none() {
                 break;

@@ -4,12 +4,14 @@
 //! in either direction. Uploads are handed to the connection in small pieces, so that a large body that gets stuck
 //! shows. The total time of a request is bounded by its caller.
 
+use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody};
@@ -23,6 +25,12 @@ use crate::config::StoreConfig;
 const PIECE_BYTES: usize = 64 << 10;
 /// Servers close idle connections after as little as 20 s; a write into such a one fails.
 const IDLE_CONNECTION: Duration = Duration::from_secs(15);
+
+/// Takes a request to a server, and brings its answer.
+#[async_trait]
+pub(super) trait Carrier: Clone + Debug + Send + Sync + 'static {
+    async fn send(&self, request: HttpRequest) -> std::result::Result<HttpResponse, Fault>;
+}
 
 /// An HTTP client with a progress timeout.
 #[derive(Clone, Debug)]
@@ -72,9 +80,12 @@ impl Transport {
             progress_timeout: config.progress_timeout(),
         })
     }
+}
 
-    /// Sends a request; the answer's body is guarded, too.
-    pub(super) async fn send(&self, request: HttpRequest) -> std::result::Result<HttpResponse, Fault> {
+#[async_trait]
+impl Carrier for Transport {
+    /// The answer's body is guarded, too.
+    async fn send(&self, request: HttpRequest) -> std::result::Result<HttpResponse, Fault> {
         let watch = Watch::new();
         let (parts, body) = request.into_parts();
         let url = reqwest::Url::parse(&parts.uri.to_string())

@@ -350,7 +350,14 @@ async fn list(fake: &Fake) -> Result<Vec<String>> {
 #[tokio::test]
 async fn a_listing_goes_on_to_its_end_and_shows_only_our_names() {
     let first = page(
-        &["some/prefix/d/1", "some/prefix/d/with space", "some/prefix/d/"],
+        &[
+            "some/prefix/d/1",
+            "some/prefix/d/with space",
+            "some/prefix/d/",
+            "some/prefix/d/folder/",
+            "some/prefix/d//x",
+            "some/prefix/d/&#10;",
+        ],
         Some("go-on"),
     );
     let second = page(&["some/prefix/d/2", "elsewhere/d/3"], None);
@@ -359,6 +366,15 @@ async fn a_listing_goes_on_to_its_end_and_shows_only_our_names() {
     let seen = fake.seen();
     assert!(seen[0].contains("prefix=some%2Fprefix%2Fd%2F"), "{}", seen[0]);
     assert!(seen[1].contains("continuation-token=go-on"), "{}", seen[1]);
+}
+
+#[tokio::test]
+async fn a_listing_that_goes_in_circles_ends() {
+    let circle = page(&["some/prefix/d/1"], Some("again"));
+    let fake = Fake::start([Reply::http(200, &[], &circle)]).await;
+    assert_eq!(kind(list(&fake).await), ErrorKind::Unavailable);
+    let directories = open(&fake).list_directories("d").await;
+    assert_eq!(kind(directories), ErrorKind::Unavailable);
 }
 
 #[tokio::test]
