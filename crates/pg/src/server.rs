@@ -25,7 +25,7 @@ pub use account::Account;
 pub use initdb::{InitOptions, initdb};
 pub use log::last_complaints;
 pub use place::{SOCKET_DIR_BYTES_MAX, SocketDir, free_port};
-pub use postmaster::{Postmaster, Status, is_running, server_using};
+pub use postmaster::{Postmaster, Status, is_running, postmaster_file, server_using};
 pub use recovery::{RecoveryEnd, RecoveryOutcome, Replay};
 
 use crate::binaries::Binaries;

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use pgkeep_base::{Error, Result, ResultExt, failpoint};
+use pgkeep_pg::server::postmaster_file;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -25,7 +26,7 @@ pub(super) struct Delivery {
     temporary: Option<PathBuf>,
     out: File,
     data_directory: PathBuf,
-    server: Option<String>,
+    server: Option<Vec<u8>>,
 }
 
 impl Delivery {
@@ -122,34 +123,36 @@ fn link(file: &File, name: &Path) -> io::Result<()> {
 }
 
 /// Which server runs in a directory; `None` where none does, as for `pg_rewind`.
-fn server_of(data_directory: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
-    Some(text.lines().take(LINES).collect::<Vec<_>>().join("\n"))
+fn server_of(data_directory: &Path) -> Option<Vec<u8>> {
+    let file = postmaster_file(data_directory).ok()??;
+    let lines = file.split(|byte| *byte == b'\n').take(LINES);
+    Some(lines.collect::<Vec<_>>().join(&b'\n'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Aim: the last word of a fetch that outlived its server does not overwrite what the next server asked for.
+    /// Aim: the last word of a fetch that outlived its server does not overwrite what the next server asked for, also
+    /// where the path of the data directory is not text.
     #[test]
     fn a_fetch_that_outlived_its_server_delivers_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let pid = |text: &str| std::fs::write(directory.path().join("postmaster.pid"), text).unwrap();
+        let pid = |text: &[u8]| std::fs::write(directory.path().join("postmaster.pid"), text).unwrap();
         let destination = directory.path().join("RECOVERYXLOG");
-        pid("11\n/data\n1000\n5432\n/tmp\n");
+        pid(b"11\n/d\xe4ta\n1000\n5432\n/tmp\n");
         let mut late = Delivery::begin(&destination, directory.path()).unwrap();
         late.write(b"old").unwrap();
         let mut same = Delivery::begin(&destination, directory.path()).unwrap();
         same.write(b"same").unwrap();
-        pid("11\n/data\n1000\n5432\n/tmp\n\n  54001\nready\n");
+        pid(b"11\n/d\xe4ta\n1000\n5432\n/tmp\n\n  54001\nready\n");
         same.finish().unwrap();
         assert_eq!(
             std::fs::read(&destination).unwrap(),
             b"same",
             "its status line may change"
         );
-        pid("12\n/data\n1001\n5432\n/tmp\n");
+        pid(b"12\n/d\xe4ta\n1001\n5432\n/tmp\n");
         assert!(late.finish().is_err());
         assert_eq!(std::fs::read(&destination).unwrap(), b"same");
         assert_eq!(
