@@ -15,6 +15,7 @@ mod records;
 mod repository;
 pub mod seeds;
 mod signed;
+mod store;
 
 /// A parser under test.
 #[derive(Clone, Copy)]
@@ -45,16 +46,20 @@ pub const TARGETS: &[Target] = &[
     target("repository-file", repository::repository_file),
     target("keys", repository::keys),
     target("names", repository::names),
+    target("rewrap", repository::rewrap),
+    target("s3-listing", store::s3_listing),
     target("control-file", postgres::control_file),
     target("history", postgres::history),
     target("backup-label", postgres::backup_label),
     target("tablespace-map", postgres::tablespace_map),
     target("settings", postgres::settings),
     target("page", postgres::page),
+    target("postmaster", postgres::postmaster),
     target("wal", postgres::wal),
     target("wal-records", records::wal_records),
     target("reuse", local::reuse),
     target("recovery-plan", local::recovery_plan),
+    target("restore-mark", local::restore_mark),
     target("paths", local::paths),
 ];
 

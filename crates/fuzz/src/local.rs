@@ -1,9 +1,13 @@
 //! Targets: what pgkeep itself left on a disk, and reads again when the disk or somebody else may have changed it.
 
+use std::ffi::OsStr;
 use std::io::Cursor;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use pgkeep_base::limits::FRAME_RAW_BYTES_MAX;
 use pgkeep_engine::restore::RecoveryPlan;
+use pgkeep_engine::restore::files::Marker;
 use pgkeep_pg::datadir::{RelPath, classify, is_postgresqls_own};
 use pgkeep_repo::digest::Digest;
 use pgkeep_repo::manifest::{Chunk, Content, Extent, Source};
@@ -133,6 +137,23 @@ pub fn recovery_plan(bytes: &[u8]) -> bool {
     let mut cut = map.clone();
     cut.truncate(first);
     assert_eq!((cut.first(), cut.len()), (Some(first), 1));
+    true
+}
+
+/// The mark of an unfinished restore, behind a line that may be the path of its directory: it is for no other one.
+pub fn restore_mark(bytes: &[u8]) -> bool {
+    let (path, mark) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(0));
+    let Ok(mark) = Marker::from_json(mark) else {
+        return false;
+    };
+    let json = mark.to_json().expect("what was read can be written");
+    let again = Marker::from_json(&json).expect("what was written can be read");
+    assert_eq!(again, mark);
+    let members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&json).expect("it is JSON");
+    let target = members["target"].as_str().expect("a path is text there");
+    let here = Path::new(OsStr::from_bytes(path));
+    let meant = unescape(target).is_ok_and(|target| target == path);
+    assert_eq!(mark.is_for(here), meant, "{target} and {}", here.display());
     true
 }
 

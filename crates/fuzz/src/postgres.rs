@@ -1,12 +1,14 @@
 //! Targets: what PostgreSQL writes, and what an operator writes into its files.
 
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 
 use pgkeep_base::{PgMajor, SegmentSize, TimelineId, WalSegment};
 use pgkeep_pg::control::{ControlFile, FILE_BYTES};
 use pgkeep_pg::history::TimelineHistory;
 use pgkeep_pg::label::{BackupLabel, format_tablespace_map, parse_tablespace_map};
 use pgkeep_pg::page;
+use pgkeep_pg::server::{Postmaster, Status};
 use pgkeep_pg::settings::guc::{SettingsFile, parse_line};
 use pgkeep_pg::settings::{BlockState, Purpose, find_block, remove_block, strip_inherited};
 use pgkeep_pg::wal::{Walker, meaning, read_segment_header, segment_facts};
@@ -96,6 +98,50 @@ pub fn page(bytes: &[u8]) -> bool {
     let _ = page::bad_pages(&page, 8192, 7).count();
     let _ = (page::page_lsn(&page), page::checksum(&page, 7));
     page::has_sane_header(&page)
+}
+
+/// `postmaster.pid`. A server writes it bit by bit: what is there of it names the same process, or none yet.
+pub fn postmaster(bytes: &[u8]) -> bool {
+    let read = Postmaster::parse(bytes);
+    let pid = read.as_ref().map(|read| read.pid);
+    for end in (0..bytes.len()).rev().take(64) {
+        let part = Postmaster::parse(&bytes[..end]).map(|part| part.pid);
+        assert!(
+            part.is_none() || part == pid,
+            "{part:?} in the beginning, {pid:?} in all"
+        );
+    }
+    read.inspect(|read| {
+        assert!(read.pid > 0);
+        assert_eq!(Postmaster::parse(&as_a_server_would(read)).as_ref(), Some(read));
+    })
+    .is_some()
+}
+
+fn as_a_server_would(read: &Postmaster) -> Vec<u8> {
+    let started = read.started_at.map(|at| at.as_second().to_string());
+    let port = read.port.map(|port| port.to_string());
+    let socket = read.socket_dir.as_ref().map(|path| path.as_os_str().as_bytes());
+    let status: &[u8] = match read.status {
+        Status::Starting => b"starting",
+        Status::Stopping => b"stopping",
+        Status::Ready => b"ready   ",
+        Status::Standby => b"standby ",
+        Status::Unknown => b"",
+    };
+    let lines = [
+        read.pid.to_string().as_bytes(),
+        b"/data",
+        started.unwrap_or_default().as_bytes(),
+        port.unwrap_or_default().as_bytes(),
+        socket.unwrap_or_default(),
+        b"*",
+        b"  5432001         7",
+        status,
+        b"",
+    ]
+    .map(<[u8]>::to_vec);
+    lines.join(&b'\n')
 }
 
 /// The beginning of a WAL segment of 1 MiB.

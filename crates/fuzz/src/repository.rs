@@ -14,11 +14,12 @@ use pgkeep_repo::lineage::Lineage;
 use pgkeep_repo::manifest::{
     Block, BlockBuilder, Content, Entry, EntryKind, FileSpan, ManifestIndex, OrderCheck, parse_block,
 };
-use pgkeep_repo::names::split_alternate;
+use pgkeep_repo::names::{alternate, logical, split_alternate};
 use pgkeep_repo::open::HeaderRead;
 use pgkeep_repo::packlist::PackList;
 use pgkeep_repo::paths::DataPath;
 use pgkeep_repo::repofile::RepositoryFile;
+use pgkeep_repo::rewrap::Rewrap;
 use pgkeep_repo::seal::Kind;
 use pgkeep_repo::wal::{Link, Relation, WalHeader, compare, link, object_name, parse_object_name, parse_wal_header};
 use pgkeep_store::ObjectName;
@@ -221,6 +222,38 @@ pub fn control(bytes: &[u8]) -> bool {
     leased || recipients.is_some() || verified.parse::<SignerChange>().is_ok()
 }
 
+/// What a rewrap object says; and the same bytes as the beginning of one that nobody has verified.
+pub fn rewrap(bytes: &[u8]) -> bool {
+    let hinted = Rewrap::covered(bytes).is_some();
+    let Some(members) = members(bytes) else { return hinted };
+    let at = control_name(
+        &BackupId::new(jiff::Timestamp::UNIX_EPOCH),
+        pgkeep_repo::control::ControlKind::Rewrap,
+    );
+    let signed = signed::document(&at, &members);
+    let verified = opener().document(&at, &signed).expect("it is signed");
+    let Ok(rewrap) = Rewrap::read(&at, &verified) else {
+        return hinted;
+    };
+    let hint = Rewrap::covered(&signed);
+    assert!(hint.is_none_or(|hint| hint == rewrap.covers), "the hint is another");
+    for wrapped in rewrap.keys.values().flatten().map(|(_, wrapped)| wrapped) {
+        assert!(unwrap_key(wrapped, &[]).is_err(), "a key for nobody");
+    }
+    let Ok(serde_json::Value::Object(again)) = serde_json::to_value(&rewrap) else {
+        panic!("what was read can't be written");
+    };
+    let again = signed::document(&at, &again);
+    let reread = Rewrap::read(&at, &opener().document(&at, &again).expect("it is signed"));
+    assert_eq!(reread.ok().as_ref(), Some(&rewrap));
+    assert_eq!(
+        Rewrap::covered(&again),
+        Some(rewrap.covers),
+        "it begins with what it covers"
+    );
+    true
+}
+
 pub fn repository_file(bytes: &[u8]) -> bool {
     let read = std::str::from_utf8(bytes)
         .ok()
@@ -262,11 +295,15 @@ pub fn names(bytes: &[u8]) -> bool {
     let pack = Lineage::of_pack(&object).ok();
     same(pack.map(|(lineage, id, number)| lineage.pack_name(&id, number).to_string()));
     same(wal_name(&object));
-    let (logical, number) = split_alternate(text);
+    let (plain, number) = split_alternate(text);
     assert!(
-        text.starts_with(logical) && (number > 0) == (logical.len() < text.len()),
+        text.starts_with(plain) && (number > 0) == (plain.len() < text.len()),
         "{text}"
     );
+    assert_eq!(logical(&object).as_str(), plain);
+    if let Some(further) = alternate(&object, 9999) {
+        assert_eq!(split_alternate(further.as_str()), (text, 9999));
+    }
     taken
 }
 

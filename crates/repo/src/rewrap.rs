@@ -21,6 +21,7 @@ use crate::fetch::{Failure, Unread, read_document};
 use crate::names;
 use crate::open::Opener;
 use crate::seal::Sealer;
+use crate::sign::Verified;
 
 /// A rewrap object is closed once its keys have this many bytes.
 const REWRAP_BYTES_TARGET: usize = 1 << 20;
@@ -41,15 +42,41 @@ pub fn wrapping_id(wrapped: &str) -> String {
 }
 
 /// Wrapping of before (by its id) to the wrapping of now.
-type Wrappings = BTreeMap<String, String>;
+pub type Wrappings = BTreeMap<String, String>;
 
-#[derive(Serialize, Deserialize)]
-struct Payload {
+/// What a rewrap object says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rewrap {
     /// First and last name. First in the document, so that a few bytes tell whether the rest is wanted.
-    covers: [ObjectName; 2],
-    keys: BTreeMap<ObjectName, Wrappings>,
+    pub covers: [ObjectName; 2],
+    /// By logical name.
+    pub keys: BTreeMap<ObjectName, Wrappings>,
     /// To whom the keys are wrapped now, sorted.
-    recipients: Vec<String>,
+    pub recipients: Vec<String>,
+}
+
+impl Rewrap {
+    /// Reads it from the verified document of this name. Never with "accept any": a stranger's keys would only be in the
+    /// way.
+    ///
+    /// # Errors
+    /// `Refused` where nobody trusts its signer, `Corrupt` where it lacks what a rewrap says.
+    pub fn read(name: &ObjectName, verified: &Verified) -> Result<Rewrap> {
+        if !verified.trusted {
+            let signer = &verified.signer;
+            return Err(Error::refused(format!(
+                "{name} is signed by {signer}, which is not trusted"
+            )));
+        }
+        verified.parse().during(|| format!("read {name}"))
+    }
+
+    /// The names in the beginning of a rewrap object: a hint only, as nothing of it is verified yet.
+    pub fn covered(beginning: &[u8]) -> Option<[ObjectName; 2]> {
+        let array = beginning.strip_prefix(COVERS)?;
+        let mut values = serde_json::Deserializer::from_slice(array).into_iter();
+        values.next()?.ok()
+    }
 }
 
 /// Gathers wrappings for rewrap objects of about 1 MiB.
@@ -79,7 +106,7 @@ impl RewrapBuilder {
         let (Some((first, _)), Some((last, _))) = (keys.first_key_value(), keys.last_key_value()) else {
             return Ok(None);
         };
-        let payload = Payload {
+        let payload = Rewrap {
             covers: [first.clone(), last.clone()],
             keys,
             recipients: sealer.recipients(),
@@ -249,17 +276,10 @@ fn failure(name: &ObjectName, error: Error) -> Failure {
     }
 }
 
-/// Never with "accept any": a stranger's keys would only be in the way.
-async fn load(stores: &[Arc<dyn Store>], opener: &Opener, name: &ObjectName) -> Result<Payload> {
+async fn load(stores: &[Arc<dyn Store>], opener: &Opener, name: &ObjectName) -> Result<Rewrap> {
     let read = read_document(stores, opener, name, REWRAP_BYTES_MAX).await;
     let verified = read.map_err(|why: Unread| why.into_error(name))?;
-    if !verified.trusted {
-        let signer = &verified.signer;
-        return Err(Error::refused(format!(
-            "{name} is signed by {signer}, which is not trusted"
-        )));
-    }
-    verified.parse().during(|| format!("read {name}"))
+    Rewrap::read(name, &verified)
 }
 
 /// All rewrap objects, and which names each covers.
@@ -296,15 +316,8 @@ async fn index(stores: &[Arc<dyn Store>]) -> Result<Vec<Indexed>, Failure> {
 async fn look(name: ObjectName, store: Arc<dyn Store>, meta: ObjectMeta) -> Indexed {
     let range = 0..meta.bytes.min(COVERS_BYTES);
     let beginning = store.read_range(&meta.name, range).await.ok();
-    let covers = beginning.and_then(|bytes| covered(&bytes));
+    let covers = beginning.and_then(|bytes| Rewrap::covered(&bytes));
     Indexed { name, covers }
-}
-
-/// The names in the beginning of a rewrap object: a hint only, as nothing of it is verified yet.
-fn covered(beginning: &[u8]) -> Option<[ObjectName; 2]> {
-    let array = beginning.strip_prefix(COVERS)?;
-    let mut values = serde_json::Deserializer::from_slice(array).into_iter();
-    values.next()?.ok()
 }
 
 /// Which wrappings earlier rewraps to exactly these recipients have made: `(name, wrapping id)`, by 16 bytes of hash.

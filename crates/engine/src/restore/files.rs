@@ -37,7 +37,7 @@ pub(super) use entries::{name as entry_name, pieces};
 pub(super) use finish::WAITING_CONTROL;
 pub(super) use jobs::JobBuilder;
 pub(super) use known::Remembered;
-pub(super) use marker::Marker;
+pub use marker::Marker;
 pub use owner::{Ids, Ownership};
 pub(super) use sift::{Together, sift};
 pub(super) use survey::{Findings, Sites, Surplus, is, survey};

@@ -18,12 +18,35 @@ pub(super) fn all(add: &mut impl FnMut(&'static str, &[u8])) {
     wal_records().iter().for_each(|input| add("wal-records", input));
     reuse().iter().for_each(|input| add("reuse", input));
     add("recovery-plan", &recovery_plan());
+    add("restore-mark", RESTORE_MARK);
+    add("restore-mark", EARLIER_MARK);
+    s3_listing(add);
     for pair in [
         "base/5/16384\nbase/5/16384.1",
         "pg_tblspc/16385/PG_16_202307071/5/16400_fsm\nglobal/pg_control",
         "base\nbase/5/t3_16500",
     ] {
         add("paths", pair.as_bytes());
+    }
+}
+
+/// Of a restore over a cluster, with a tablespace whose path is not text.
+const RESTORE_MARK: &[u8] = br#"/srv/main
+{"restore":"00112233445566778899aabbccddeeff","backup":"20261120T081352Z-gea42gjken","started_at":"2026-11-20T08:13:52Z","target":"/srv/main","tablespaces":["/srv/f%E4st"],"system_identifier":"7428165372412345678","over":true}"#;
+/// Without what earlier versions did not say.
+const EARLIER_MARK: &[u8] = br#"/srv/%
+{"restore":"00112233445566778899aabbccddeeff","backup":"20261120T081352Z-gea42gjken","started_at":"2026-11-20T08:13:52Z","target":"/srv/%25","tablespaces":[]}"#;
+
+/// As Amazon and SeaweedFS answer, and keys that anybody may have put there.
+fn s3_listing(add: &mut impl FnMut(&'static str, &[u8])) {
+    for page in [
+        r#"<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name><Prefix>p/wal/</Prefix><NextContinuationToken>1u=</NextContinuationToken><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated><Contents><Key>p/wal/c/0001-ab</Key><LastModified>2026-11-20T10:15:12.000Z</LastModified><ETag>&quot;599bab3ed2c697f1d26842727561fd94&quot;</ETag><Size>5</Size><StorageClass>STANDARD</StorageClass></Contents><Contents><Key>p/wal/c//x</Key><LastModified>2026-11-20T10:15:12.000Z</LastModified><ETag>&#34;x&#34;</ETag><Size>0</Size></Contents></ListBucketResult>"#,
+        r#"<ListBucketResult><IsTruncated>false</IsTruncated><CommonPrefixes><Prefix>p/wal/shop/</Prefix></CommonPrefixes><CommonPrefixes><Prefix>p/wal/&amp;/</Prefix></CommonPrefixes><Contents><Key>p/wal/c/</Key><Owner><ID>1</ID><DisplayName>o</DisplayName></Owner><LastModified>2026-11-20T10:15:12Z</LastModified><ETag>"x"</ETag><Size>18446744073709551615</Size></Contents></ListBucketResult>"#,
+        "wal/b\np/wal/a\np/wal/b\np/wal/c/0001\np/wal/c/0002.r1",
+        "p/wal/c\np/wal/c/\np/wal//c\n/p/wal/d\np/wal/../e\np/wal/f g\np/wal/h \np/wal/<&>\np/wal/..r1",
+    ] {
+        add("s3-listing", page.as_bytes());
     }
 }
 
@@ -49,6 +72,12 @@ fn repository(add: &mut impl FnMut(&'static str, &[u8])) {
     ] {
         add("control", said.as_bytes());
     }
+    for said in [
+        r#"{"covers":["backups/a/1/x/manifest","genesis"],"keys":{"backups/a/1/x/manifest":{"00112233445566778899aabbccddeeff":"YWdlLWVuY3J5cHRpb24ub3JnL3Yx"},"genesis":{}},"recipients":["age1x"]}"#,
+        r#"{"covers":["a","b"],"created_at":"2026-11-20T10:15:12Z","keys":{},"recipients":[]}"#,
+    ] {
+        add("rewrap", said.as_bytes());
+    }
     for text in [
         "20261120T081352Z-gea42gjken",
         "shop",
@@ -65,6 +94,13 @@ fn postgres(add: &mut impl FnMut(&'static str, &[u8])) {
         b"\x031\t0/3000060\tno recovery target specified\n\n2\t0/5000000\tat restore point \"before\"\n",
     );
     add("tablespace-map", b"16385 /srv/fast\n16386 /srv/with\\\nnewline\n");
+    for file in [
+        &b"4711\n/data\n1763600000\n5433\n/tmp/s\n*\n  12345 67\nready   \n"[..],
+        b"-4711\n/d\xe4ta\n1763600000\n5433\n\n",
+        b"11\n/data\n1763600000\n5432\n/tmp\n\n   12345 67\nstandby \n",
+    ] {
+        add("postmaster", file);
+    }
     let block = with_archive_block(b"port = 5433\n", &ArchiveChoice::Off, PgMajor::NEWEST);
     add("settings", &block.expect("a block"));
 }

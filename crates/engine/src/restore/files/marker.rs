@@ -25,7 +25,7 @@ const BYTES_MAX: u64 = 1 << 20;
 
 /// What a mark says.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub(in crate::restore) struct Marker {
+pub struct Marker {
     /// The random number of the restore.
     restore: RepositoryId,
     backup: BackupId,
@@ -44,7 +44,13 @@ pub(in crate::restore) struct Marker {
 
 impl Marker {
     /// A mark for a restore that begins now. It continues `before`, so that what that one claimed stays claimed.
-    pub fn new(head: &Head, now: Timestamp, layout: &Layout, before: Option<&Marker>, over: bool) -> Marker {
+    pub(in crate::restore) fn new(
+        head: &Head,
+        now: Timestamp,
+        layout: &Layout,
+        before: Option<&Marker>,
+        over: bool,
+    ) -> Marker {
         Marker {
             restore: before.map_or_else(RepositoryId::random, |before| before.restore),
             backup: head.id.clone(),
@@ -56,8 +62,17 @@ impl Marker {
         }
     }
 
+    /// Reads what [`Marker::to_json`] wrote, and what earlier versions did.
+    ///
+    /// # Errors
+    /// `Corrupt` where it lacks what a mark says.
+    pub fn from_json(bytes: &[u8]) -> Result<Marker> {
+        serde_json::from_slice(bytes)
+            .map_err(|source| Error::corrupt("a mark of a restore can't be understood").source(source))
+    }
+
     /// The mark of a data directory, if it has one that can be read.
-    pub fn of_target(target: &Directory) -> Result<Option<Marker>> {
+    pub(in crate::restore) fn of_target(target: &Directory) -> Result<Option<Marker>> {
         match target.enter(OWN.as_bytes()) {
             Ok(Some(own)) => read(&own, FILE),
             Ok(None) => Ok(None),
@@ -73,34 +88,34 @@ impl Marker {
     }
 
     /// The cluster that was being restored, if the mark says.
-    pub fn system_identifier(&self) -> Option<SystemId> {
+    pub(in crate::restore) fn system_identifier(&self) -> Option<SystemId> {
         self.system_identifier
     }
 
     /// Whether the restore was begun over a cluster. Then its places may hold what is somebody else's, and are never emptied.
-    pub fn is_over(&self) -> bool {
+    pub(in crate::restore) fn is_over(&self) -> bool {
         self.over
     }
 
     /// The path that it was made for, escaped.
-    pub fn target(&self) -> &str {
+    pub(in crate::restore) fn target(&self) -> &str {
         &self.target
     }
 
     /// Whether a tablespace's directory bears the mark of the same restore.
-    pub fn claims(&self, tablespace: &Directory) -> Result<bool> {
+    pub(in crate::restore) fn claims(&self, tablespace: &Directory) -> Result<bool> {
         Ok(read(tablespace, TABLESPACE_FILE)?.is_some_and(|theirs| theirs.restore == self.restore))
     }
 
     /// Locations of tablespaces that this restore claimed and `layout` doesn't use.
-    pub fn abandoned<'a>(&'a self, layout: &Layout) -> impl Iterator<Item = &'a str> {
+    pub(in crate::restore) fn abandoned<'a>(&'a self, layout: &Layout) -> impl Iterator<Item = &'a str> {
         let used: Vec<String> = layout.tablespaces.iter().map(|t| escaped(&t.to)).collect();
         let names = self.tablespaces.iter().map(String::as_str);
         names.filter(move |name| !used.iter().any(|used| used == name))
     }
 
     /// Marks a data directory, durably.
-    pub fn put(&self, target: &Directory, making: Making) -> Result<()> {
+    pub(in crate::restore) fn put(&self, target: &Directory, making: Making) -> Result<()> {
         let own = match target.enter(OWN.as_bytes())? {
             Some(own) => own,
             None => target.make(OWN.as_bytes(), making)?,
@@ -112,14 +127,14 @@ impl Marker {
     }
 
     /// Marks a tablespace, durably.
-    pub fn put_in_tablespace(&self, tablespace: &Directory, making: Making) -> Result<()> {
+    pub(in crate::restore) fn put_in_tablespace(&self, tablespace: &Directory, making: Making) -> Result<()> {
         tablespace
             .replace(TABLESPACE_FILE, &self.to_json()?, file(making))
             .during(|| "mark the restore as unfinished")
     }
 
     /// Empties a data directory, but for the mark and saved WAL. What makes it startable goes first.
-    pub fn clear_target(target: &Directory) -> Result<()> {
+    pub(in crate::restore) fn clear_target(target: &Directory) -> Result<()> {
         if let Some(global) = target.enter(b"global")? {
             global.remove(b"pg_control")?;
             global.sync()?;
@@ -129,7 +144,7 @@ impl Marker {
     }
 
     /// Empties pgkeep's own directory in a data directory, but for the mark and for WAL that was saved: the only copy.
-    pub fn clear_own(target: &Directory) -> Result<()> {
+    pub(in crate::restore) fn clear_own(target: &Directory) -> Result<()> {
         match target.enter(OWN.as_bytes())? {
             Some(own) => own.clear(&[FILE, SAVED_DIRECTORY.as_bytes()]),
             None => Ok(()),
@@ -137,12 +152,12 @@ impl Marker {
     }
 
     /// Empties a tablespace, but for the mark.
-    pub fn clear_tablespace(tablespace: &Directory) -> Result<()> {
+    pub(in crate::restore) fn clear_tablespace(tablespace: &Directory) -> Result<()> {
         tablespace.clear(&[TABLESPACE_FILE])
     }
 
     /// Takes the mark off a data directory: the restore is complete.
-    pub fn lift(target: &Directory) -> Result<()> {
+    pub(in crate::restore) fn lift(target: &Directory) -> Result<()> {
         let Some(own) = target.enter(OWN.as_bytes())? else {
             return Err(Error::conflict(format!(
                 "the mark of the unfinished restore in {} has vanished",
@@ -153,17 +168,21 @@ impl Marker {
     }
 
     /// Makes [`Marker::lift`] durable.
-    pub fn settle(target: &Directory) -> Result<()> {
+    pub(in crate::restore) fn settle(target: &Directory) -> Result<()> {
         target.enter(OWN.as_bytes())?.map_or(Ok(()), |own| own.sync())
     }
 
     /// Takes the mark off a tablespace, durably.
-    pub fn lift_from_tablespace(tablespace: &Directory) -> Result<()> {
+    pub(in crate::restore) fn lift_from_tablespace(tablespace: &Directory) -> Result<()> {
         tablespace.remove(TABLESPACE_FILE)?;
         tablespace.sync()
     }
 
-    fn to_json(&self) -> Result<Vec<u8>> {
+    /// As it is kept.
+    ///
+    /// # Errors
+    /// None but `Internal`.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec_pretty(self).map_err(|source| Error::internal("a mark is plain data").source(source))
     }
 }
@@ -171,7 +190,7 @@ impl Marker {
 /// A mark that can't be read is none: what it stands in is then not pgkeep's to empty.
 fn read(directory: &Directory, name: &[u8]) -> Result<Option<Marker>> {
     match directory.read(name, BYTES_MAX) {
-        Ok(bytes) => Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok())),
+        Ok(bytes) => Ok(bytes.and_then(|bytes| Marker::from_json(&bytes).ok())),
         Err(error) if error.kind() == pgkeep_base::ErrorKind::Refused => Ok(None),
         Err(error) => Err(error),
     }
