@@ -289,7 +289,8 @@ fn turn_archiving_on(plan: &AdoptPlan) -> Result<()> {
     replace_auto_conf(&plan.data_directory, &with)
 }
 
-/// Brings into the archive what restores have saved, which lies nowhere else, and removes it then.
+/// Brings into the archive what restores have saved, which may lie nowhere else. Nothing of it is removed: what an
+/// unadopted copy wrote, or what can't be read, is not stored.
 async fn store_saved(engine: &Engine, plan: &AdoptPlan) -> Result<()> {
     let saved = plan.data_directory.join(OWN_DIRECTORY).join(SAVED_DIRECTORY);
     if !saved.exists() {
@@ -301,21 +302,29 @@ async fn store_saved(engine: &Engine, plan: &AdoptPlan) -> Result<()> {
     };
     let salvage = salvage::plan(engine, &request).await?;
     let salvaged = salvage::run(engine, &salvage).await?;
-    if salvage.conflicts.is_empty() && salvaged.refused.is_empty() {
-        return std::fs::remove_dir_all(&saved).during(|| format!("remove {}", saved.display()));
+    let is_whole = salvage.passed_over.is_empty() && salvage.conflicts.is_empty() && salvaged.refused.is_empty();
+    let (saved, data_directory) = (saved.display(), plan.data_directory.display());
+    match is_whole {
+        true => engine.note(format!(
+            "the WAL that was saved in {saved} is in the archive; remove it when you need it no more"
+        )),
+        false => engine.warn(format!(
+            "not all WAL that was saved in {saved} is in the archive: `pgkeep wal salvage {data_directory}` says why"
+        )),
     }
-    engine.warn(format!(
-        "not all WAL that was saved in {} could be stored, and it stays there: `pgkeep wal salvage {}` says why",
-        saved.display(),
-        plan.data_directory.display()
-    ));
     Ok(())
 }
 
 /// The plan of the recovery that is over must not steer another one; saved WAL is not touched.
 fn leave_recovery_behind(data_directory: &Path) -> Result<()> {
     let own = data_directory.join(OWN_DIRECTORY);
-    for entry in std::fs::read_dir(&own).into_iter().flatten().flatten() {
+    let during = || format!("list {}", own.display());
+    let entries = match std::fs::read_dir(&own) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.during(during)?,
+    };
+    for entry in entries {
+        let entry = entry.during(during)?;
         if entry.file_name() == SAVED_DIRECTORY {
             continue;
         }
@@ -326,6 +335,7 @@ fn leave_recovery_behind(data_directory: &Path) -> Result<()> {
         };
         removed.during(|| format!("remove {}", path.display()))?;
     }
+    // It stays where saved WAL is in it.
     let _ = std::fs::remove_dir(own);
     Ok(())
 }

@@ -68,8 +68,10 @@ every_major! {
         delta(&shop, &data, [""; 0]).run().ok();
         shop.cluster.start();
         shop.cluster.wait_recovered();
+        let not_stored = data.join(".pgkeep/saved-wal/not-wal");
+        std::fs::write(&not_stored, "the only copy").unwrap();
         shop.run(["adopt"]).arg(&data).run().ok();
-        assert!(!data.join(".pgkeep").exists());
+        assert!(!data.join(".pgkeep/recovery-plan.json").exists() && not_stored.exists());
         shop.cluster.sql("CHECKPOINT");
         let listed = shop.pgkeep(["--json", "wal", "list", "--gaps"]).ok().json();
         assert_eq!(listed["lineages"][0]["gaps"], serde_json::json!([]), "{listed}");

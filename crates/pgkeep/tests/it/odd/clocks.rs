@@ -65,6 +65,14 @@ fn a_clock_that_steps_back_between_backups() {
     }
 }
 
+/// Another cluster in the place of the shop's, as after an upgrade.
+fn upgraded(shop: &Shop) -> Cluster {
+    let mut new = Cluster::builder(17).segment_mib(1).conf("archive_mode = on").start();
+    new.set_conf("archive_command", &shop.cluster.sql("SHOW archive_command"));
+    shop.reconfigure(&shop.cluster.conninfo(), &new.conninfo());
+    new
+}
+
 /// Aim: a new system identifier is accepted by a host whose clock is two days behind, with and without the local state of
 /// before: its lineage is the newest all the same. Issue: a restore to "latest" gave the old cluster.
 #[test]
@@ -74,10 +82,7 @@ fn a_clock_that_is_behind_after_an_upgrade() {
         let clock = Clock::new();
         shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
         backup(&shop, &clock);
-        let command = shop.cluster.sql("SHOW archive_command");
-        let mut new = Cluster::builder(17).segment_mib(1).conf("archive_mode = on").start();
-        new.set_conf("archive_command", &command);
-        shop.reconfigure(&shop.cluster.conninfo(), &new.conninfo());
+        let new = upgraded(&shop);
         if state_lost {
             lose_state(&shop);
         }
@@ -107,10 +112,7 @@ fn an_upgrade_that_is_given_up() {
     let clock = Clock::new();
     shop.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) i");
     backup(&shop, &clock);
-    let command = shop.cluster.sql("SHOW archive_command");
-    let mut new = Cluster::builder(17).segment_mib(1).conf("archive_mode = on").start();
-    new.set_conf("archive_command", &command);
-    shop.reconfigure(&shop.cluster.conninfo(), &new.conninfo());
+    let new = upgraded(&shop);
     let given_up = shop.run(["--json", "backup", "--new-lineage"]).run().ok().json();
     assert_eq!(chosen(&shop), given_up["id"]);
 
